@@ -1,0 +1,51 @@
+"""Soft-InfoNCE for code search: a fused loss, in-batch BM25 and the trainer around them."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Public name -> module that holds it. Looked up on first use, so that `import softnce_ext` costs
+# nothing beyond this file and `softnce --help` never imports torch.
+_HOME = {
+    "soft_info_nce": "functional",
+    "info_nce": "functional",
+    "soft_weights": "functional",
+    "SoftInfoNCE": "losses",
+    "BM25": "bm25",
+    "TokenIds": "bm25",
+    "PRESETS": "presets",
+    "mean_reciprocal_rank": "evaluation.ranking",
+}
+_MODULES = ("reference", "sentence_transformers")
+
+__all__ = ["__version__", *_HOME, *_MODULES]
+
+if TYPE_CHECKING:
+    from . import reference as reference
+    from . import sentence_transformers as sentence_transformers
+    from .bm25 import BM25 as BM25
+    from .bm25 import TokenIds as TokenIds
+    from .evaluation.ranking import mean_reciprocal_rank as mean_reciprocal_rank
+    from .functional import info_nce as info_nce
+    from .functional import soft_info_nce as soft_info_nce
+    from .functional import soft_weights as soft_weights
+    from .losses import SoftInfoNCE as SoftInfoNCE
+    from .presets import PRESETS as PRESETS
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f".{name}", __name__)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""From files to (documentation, function) pairs: reading, mining, splitting."""

@@ -1,0 +1,1 @@
+"""Estimators of how similar a negative is to the query."""

@@ -1,0 +1,1 @@
+"""Search a code base by a sentence."""
