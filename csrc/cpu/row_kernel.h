@@ -1,0 +1,33 @@
+// The row kernel of the CPU: one row of a block, in place. Compiled once per instruction set from
+// row_kernel.cpp; `row_kernels()` picks the best one this processor runs.
+#pragma once
+
+#include <cstdint>
+
+#include "../row_math.h"
+
+namespace softnce::cpu {
+
+template <typename T>
+struct Row {
+  T* scores;                   // [M] in: s; out: d loss / d s, times `gradient_weight`, when asked
+  const T* similarity;         // [M] z, or null: every weight is 1
+  T* weights;                  // [M] scratch, may be `similarity` itself; null without z and groups
+  const int64_t* code_groups;  // [M] or null
+  int64_t group;               // the query's group
+  int64_t columns;             // M
+  int64_t positive;            // column of the positive
+  T eps;
+  T gradient_weight;
+  bool need_gradient;
+};
+
+// Each returns the row's loss: NaN where a score or a similarity is NaN, or a similarity infinite.
+struct RowKernels {
+  float (*f32)(const Row<float>&, const WeightRule&);
+  double (*f64)(const Row<double>&, const WeightRule&);
+};
+
+const RowKernels& row_kernels();
+
+}  // namespace softnce::cpu

@@ -1,0 +1,221 @@
+// Soft-InfoNCE on the CPU: row blocks of two GEMMs in, one row kernel, two GEMMs out.
+//
+//   scores     = scale * query_block @ code^T                       [R, M]
+//   similarity = teacher_query_block @ teacher_code^T, or a slice   [R, M]
+//   row kernel: loss rows, and d loss / d scores in place of scores
+//   grad_query_block = scale * scores @ code;   grad_code += scale * scores^T @ query_block
+//
+// Never materialised: anything [N, M]. Half inputs are converted to fp32 once, which costs O(M D)
+// memory and keeps the scores, and both gradients' sums, in fp32.
+#include <algorithm>
+#include <tuple>
+#include <vector>
+
+#include "../arguments.h"
+#include "row_kernel.h"
+
+// torch's C shim of addmm, outside the headers of the stable ABI but part of what compiled models
+// link against: out = beta * self + alpha * mat1 @ mat2, below autograd and autocast.
+extern "C" AOTITorchError aoti_torch_cpu_addmm_out(AtenTensorHandle out, AtenTensorHandle self,
+                                                   AtenTensorHandle mat1, AtenTensorHandle mat2,
+                                                   double beta, double alpha);
+
+namespace softnce::cpu {
+namespace {
+
+// Columns up to which one block holds the whole batch, and the rows of a block beyond. grad_code
+// is read and written once per block, which costs 25 % at 64 rows, 6 % at 256, 2 % at 512.
+constexpr int64_t kSingleBlockColumns = 1024;
+constexpr int64_t kBlockRows = 512;
+// Elements a thread should get at least: below, waking it costs more than it saves.
+constexpr int64_t kElementsPerThread = 16384;
+
+Tensor rows_of(Tensor& tensor, int64_t begin, int64_t count) {
+  return torch::stable::narrow(tensor, 0, begin, count);
+}
+
+Tensor dense(const Tensor& tensor, ScalarType type) {
+  if (tensor.scalar_type() == type) return torch::stable::contiguous(tensor);
+  return torch::stable::contiguous(torch::stable::to(tensor, type));
+}
+
+// out = alpha * a @ b + beta * out
+void gemm(const Tensor& out, const Tensor& a, const Tensor& b, double alpha, double beta) {
+  STD_TORCH_CHECK(
+      aoti_torch_cpu_addmm_out(out.get(), out.get(), a.get(), b.get(), beta, alpha) ==
+          AOTI_TORCH_SUCCESS,
+      "the matrix product of ", a.size(0), " x ", a.size(1), " by ", b.size(0), " x ", b.size(1),
+      " failed");
+}
+
+template <typename T>
+T run_row(const Row<T>& row, const WeightRule& rule) {
+  if constexpr (std::is_same_v<T, float>) return row_kernels().f32(row, rule);
+  else return row_kernels().f64(row, rule);
+}
+
+struct Outputs {
+  Tensor loss;        // [N]
+  Tensor grad_query;  // [N, D] or empty
+  Tensor grad_code;   // [M, D] or empty
+};
+
+// The block loop. Row i's gradient is that of gradient_weight(i) * loss_i.
+template <typename T, typename GradientWeight>
+Outputs run_blocks(const Arguments& a, GradientWeight gradient_weight, bool need_grad_query,
+                   bool need_grad_code) {
+  const ScalarType type = accumulate_type(a.query.scalar_type());
+  const int64_t n = a.rows(), m = a.columns(), d = a.query.size(1);
+  int64_t block_rows = m <= kSingleBlockColumns ? n : kBlockRows;
+  if (a.block_rows > 0) block_rows = a.block_rows;
+  block_rows = std::min(block_rows, n);
+
+  const bool need_gradient = need_grad_query || need_grad_code;
+  const bool has_similarity = a.similarity || a.teacher_query;
+  Tensor query = dense(a.query, type), code = dense(a.code, type);
+  Tensor code_t = torch::stable::transpose(code, 0, 1);
+  Tensor scores_buffer = torch::stable::new_empty(query, {block_rows, m}, type);
+  std::optional<Tensor> teacher_query, teacher_code_t, weights_buffer, similarity;
+  if (a.teacher_query) {
+    teacher_query = dense(*a.teacher_query, type);
+    teacher_code_t = torch::stable::transpose(dense(*a.teacher_code, type), 0, 1);
+  }
+  if (a.similarity) similarity = *a.similarity;
+  if (has_similarity || a.query_groups)
+    weights_buffer = torch::stable::new_empty(query, {block_rows, m}, type);
+  std::optional<Tensor> query_groups, code_groups;
+  if (a.query_groups) {
+    query_groups = torch::stable::contiguous(*a.query_groups);
+    code_groups = torch::stable::contiguous(*a.code_groups);
+  }
+
+  Tensor loss = torch::stable::new_empty(query, {n}, type);
+  Tensor grad_query =
+      torch::stable::new_empty(query, {need_grad_query ? n : 0, d}, type);
+  Tensor grad_code = torch::stable::new_empty(query, {need_grad_code ? m : 0, d}, type);
+  T* loss_data = loss.mutable_data_ptr<T>();
+
+  for (int64_t begin = 0; begin < n; begin += block_rows) {
+    const int64_t count = std::min(block_rows, n - begin);
+    Tensor scores = rows_of(scores_buffer, 0, count);
+    Tensor query_block = rows_of(query, begin, count);
+    gemm(scores, query_block, code_t, a.scale, 0);
+
+    std::optional<Tensor> z;
+    if (teacher_query) {
+      z = rows_of(*weights_buffer, 0, count);
+      gemm(*z, rows_of(*teacher_query, begin, count), *teacher_code_t, 1, 0);
+    } else if (similarity) {
+      z = dense(rows_of(*similarity, begin, count), type);
+    }
+
+    T* score_data = scores.mutable_data_ptr<T>();
+    T* weight_data = weights_buffer ? weights_buffer->mutable_data_ptr<T>() : nullptr;
+    const T* z_data = z ? z->const_data_ptr<T>() : nullptr;
+    const int64_t* code_group_data = code_groups ? code_groups->const_data_ptr<int64_t>() : nullptr;
+    const int64_t* query_group_data =
+        query_groups ? query_groups->const_data_ptr<int64_t>() : nullptr;
+    const int64_t grain = std::max<int64_t>(1, kElementsPerThread / m);
+    torch::stable::parallel_for(0, count, grain, [&](int64_t first, int64_t last) {
+      for (int64_t r = first; r < last; ++r) {
+        const int64_t i = begin + r;
+        Row<T> row;
+        row.scores = score_data + r * m;
+        row.similarity = z_data ? z_data + r * m : nullptr;
+        row.weights = weight_data ? weight_data + r * m : nullptr;
+        row.code_groups = code_group_data;
+        row.group = query_group_data ? query_group_data[i] : 0;
+        row.columns = m;
+        row.positive = i + a.positive_offset;
+        row.eps = static_cast<T>(a.eps);
+        row.gradient_weight = gradient_weight(i);
+        row.need_gradient = need_gradient;
+        loss_data[i] = run_row(row, a.rule);
+      }
+    });
+
+    if (need_grad_query) gemm(rows_of(grad_query, begin, count), scores, code, a.scale, 0);
+    if (need_grad_code)
+      gemm(grad_code, torch::stable::transpose(scores, 0, 1), query_block, a.scale,
+           begin == 0 ? 0 : 1);
+  }
+
+  const ScalarType gradient = gradient_type(a.query.scalar_type());
+  return {loss, torch::stable::to(grad_query, gradient), torch::stable::to(grad_code, gradient)};
+}
+
+template <typename T>
+std::tuple<Tensor, Tensor, Tensor> reduced(const Arguments& a, double row_weight,
+                                           bool need_grad_query, bool need_grad_code) {
+  const T weight = static_cast<T>(row_weight);
+  Outputs out =
+      run_blocks<T>(a, [=](int64_t) { return weight; }, need_grad_query, need_grad_code);
+  const T* rows = out.loss.const_data_ptr<T>();
+  double total = 0;
+  for (int64_t i = 0; i < a.rows(); ++i) total += rows[i];
+  Tensor loss = torch::stable::new_empty(out.loss, {});
+  *loss.mutable_data_ptr<T>() = static_cast<T>(total * row_weight);
+  return {loss, out.grad_query, out.grad_code};
+}
+
+template <typename T>
+std::tuple<Tensor, Tensor> rows_backward(const Arguments& a, const Tensor& grad_loss,
+                                         bool need_grad_query, bool need_grad_code) {
+  const Tensor weights = dense(grad_loss, accumulate_type(a.query.scalar_type()));
+  const T* data = weights.const_data_ptr<T>();
+  Outputs out =
+      run_blocks<T>(a, [=](int64_t i) { return data[i]; }, need_grad_query, need_grad_code);
+  return {out.grad_query, out.grad_code};
+}
+
+bool is_double(const Arguments& a) { return a.query.scalar_type() == ScalarType::Double; }
+
+std::tuple<Tensor, Tensor, Tensor> soft_info_nce_cpu(
+    Tensor query, Tensor code, std::optional<Tensor> similarity, std::optional<Tensor> teacher_query,
+    std::optional<Tensor> teacher_code, std::optional<Tensor> query_groups,
+    std::optional<Tensor> code_groups, double alpha, double beta, double temperature,
+    double min_weight, double scale, double eps, int64_t positive_offset, int64_t block_rows,
+    double row_weight, bool need_grad_query, bool need_grad_code) {
+  const Arguments a{query, code, similarity, teacher_query, teacher_code, query_groups, code_groups,
+                    {alpha, beta, temperature, min_weight}, scale, eps, positive_offset, block_rows};
+  check(a);
+  return is_double(a) ? reduced<double>(a, row_weight, need_grad_query, need_grad_code)
+                      : reduced<float>(a, row_weight, need_grad_query, need_grad_code);
+}
+
+Tensor soft_info_nce_rows_cpu(
+    Tensor query, Tensor code, std::optional<Tensor> similarity, std::optional<Tensor> teacher_query,
+    std::optional<Tensor> teacher_code, std::optional<Tensor> query_groups,
+    std::optional<Tensor> code_groups, double alpha, double beta, double temperature,
+    double min_weight, double scale, double eps, int64_t positive_offset, int64_t block_rows) {
+  const Arguments a{query, code, similarity, teacher_query, teacher_code, query_groups, code_groups,
+                    {alpha, beta, temperature, min_weight}, scale, eps, positive_offset, block_rows};
+  check(a);
+  const auto no_weight = [](int64_t) { return 0; };
+  return is_double(a) ? run_blocks<double>(a, no_weight, false, false).loss
+                      : run_blocks<float>(a, no_weight, false, false).loss;
+}
+
+std::tuple<Tensor, Tensor> soft_info_nce_rows_backward_cpu(
+    Tensor query, Tensor code, std::optional<Tensor> similarity, std::optional<Tensor> teacher_query,
+    std::optional<Tensor> teacher_code, std::optional<Tensor> query_groups,
+    std::optional<Tensor> code_groups, double alpha, double beta, double temperature,
+    double min_weight, double scale, double eps, int64_t positive_offset, int64_t block_rows,
+    Tensor grad_loss, bool need_grad_query, bool need_grad_code) {
+  const Arguments a{query, code, similarity, teacher_query, teacher_code, query_groups, code_groups,
+                    {alpha, beta, temperature, min_weight}, scale, eps, positive_offset, block_rows};
+  check(a);
+  STD_TORCH_CHECK(grad_loss.dim() == 1 && grad_loss.size(0) == a.rows(),
+                  "grad_loss must have shape [", a.rows(), "]");
+  return is_double(a) ? rows_backward<double>(a, grad_loss, need_grad_query, need_grad_code)
+                      : rows_backward<float>(a, grad_loss, need_grad_query, need_grad_code);
+}
+
+}  // namespace
+}  // namespace softnce::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(softnce_ext, CPU, m) {
+  m.impl("soft_info_nce", TORCH_BOX(&softnce::cpu::soft_info_nce_cpu));
+  m.impl("soft_info_nce_rows", TORCH_BOX(&softnce::cpu::soft_info_nce_rows_cpu));
+  m.impl("soft_info_nce_rows_backward", TORCH_BOX(&softnce::cpu::soft_info_nce_rows_backward_cpu));
+}
