@@ -1,0 +1,177 @@
+"""The native ops as torch sees them: fake kernels and autograd. The only file that says torch.ops.
+
+The schemas are in csrc/ops.cpp. An op that finishes its gradients in the forward pass returns them
+beside the loss; its backward only multiplies by the incoming gradient.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import native
+
+_QUERY, _CODE = 0, 1
+
+
+@functools.cache
+def _load(cuda: bool) -> str | None:
+    """Load the libraries and register what Python adds; None, or why it cannot be."""
+    try:
+        path = native.library("_C")
+        if not hasattr(torch.ops.softnce_ext, "soft_info_nce"):
+            torch.ops.load_library(str(path))
+            _register()
+        if cuda:
+            torch.ops.load_library(str(native.library("_C_cuda")))
+    except (native.NativeUnavailable, OSError) as error:
+        return str(error)
+    return None
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def unavailable(device_type: str) -> str | None:
+    """Return None where the native ops run on this kind of device, else the reason they do not.
+
+    The first call finds or builds the library. Never traced: a compiled function keeps the answer.
+    """
+    if device_type not in ("cpu", "cuda"):
+        return f"the native ops run on cpu and cuda, not on {device_type}"
+    return _load(device_type == "cuda")
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def ready(device_type: str) -> bool:
+    """Tell whether the native ops run on this kind of device; warn once, with the cure, if not."""
+    reason = unavailable(device_type)
+    if reason is not None and device_type in ("cpu", "cuda"):
+        _warn_once(reason)
+    return reason is None
+
+
+@functools.cache
+def _warn_once(reason: str) -> None:
+    warnings.warn(
+        f"softnce_ext runs its plain torch path: {reason}", RuntimeWarning, stacklevel=4
+    )
+
+
+def soft_info_nce(
+    *shared: Any, row_weight: float, need_grad_query: bool, need_grad_code: bool
+) -> Tensor:
+    """Return ``row_weight * sum(losses)``, 0-d; `shared` are the arguments all ops share."""
+    loss, _, _ = torch.ops.softnce_ext.soft_info_nce.default(
+        *shared, row_weight, need_grad_query, need_grad_code
+    )
+    return loss  # type: ignore[no-any-return]
+
+
+def soft_info_nce_rows(*shared: Any) -> Tensor:
+    """Return the loss of each row, [N]."""
+    return torch.ops.softnce_ext.soft_info_nce_rows.default(*shared)  # type: ignore[no-any-return]
+
+
+def _loss_type(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _fake_gradients(
+    query: Tensor, code: Tensor, need_grad_query: bool, need_grad_code: bool
+) -> tuple[Tensor, Tensor]:
+    # fp16 gradients come in fp32 (csrc/arguments.h says why).
+    dtype = torch.float32 if query.dtype == torch.float16 else query.dtype
+    return (
+        query.new_empty(query.shape if need_grad_query else (0, query.shape[1]), dtype=dtype),
+        code.new_empty(code.shape if need_grad_code else (0, code.shape[1]), dtype=dtype),
+    )
+
+
+def _fake(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    query, code, (need_query, need_code) = args[_QUERY], args[_CODE], args[-2:]
+    loss = query.new_empty((), dtype=_loss_type(query.dtype))
+    return loss, *_fake_gradients(query, code, need_query, need_code)
+
+
+def _fake_rows(*args: Any) -> Tensor:
+    query: Tensor = args[_QUERY]
+    return query.new_empty(query.shape[0], dtype=_loss_type(query.dtype))
+
+
+def _fake_rows_backward(*args: Any) -> tuple[Tensor, Tensor]:
+    return _fake_gradients(args[_QUERY], args[_CODE], *args[-2:])
+
+
+def _refuse_double_backward() -> None:
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "softnce_ext's native loss has no second derivative: call it with impl='torch' to "
+            "differentiate twice"
+        )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    _, grad_query, grad_code = output
+    ctx.mark_non_differentiable(grad_query, grad_code)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(grad_query, grad_code)
+    ctx.needs = inputs[-2:]
+    ctx.dtype = inputs[_QUERY].dtype
+    ctx.arguments = len(inputs)
+
+
+def _backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    _refuse_double_backward()
+    grads: list[Tensor | None] = [None] * ctx.arguments
+    if grad_loss is not None:
+        for position, grad in enumerate(ctx.saved_tensors):
+            if ctx.needs[position]:
+                # Out of place: the graph may be walked again (retain_graph).
+                grads[position] = (grad * grad_loss.to(grad.dtype)).to(ctx.dtype)
+    return tuple(grads)
+
+
+def _rows_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    is_tensor = [isinstance(value, Tensor) for value in inputs]
+    ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)))
+    ctx.is_tensor = is_tensor
+    ctx.others = [None if tensor else value for value, tensor in zip(inputs, is_tensor, strict=True)]
+
+
+def _rows_backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+    _refuse_double_backward()
+    saved = iter(ctx.saved_tensors)
+    shared = [
+        next(saved) if tensor else other
+        for tensor, other in zip(ctx.is_tensor, ctx.others, strict=True)
+    ]
+    needs = ctx.needs_input_grad[:2]
+    grad_query, grad_code = torch.ops.softnce_ext.soft_info_nce_rows_backward.default(
+        *shared, grad_loss, *needs
+    )
+    dtype = shared[_QUERY].dtype
+    grads: list[Tensor | None] = [None] * len(shared)
+    grads[_QUERY] = grad_query.to(dtype) if needs[0] else None
+    grads[_CODE] = grad_code.to(dtype) if needs[1] else None
+    return tuple(grads)
+
+
+def _no_backward(ctx: Any, *_: Any) -> None:
+    raise RuntimeError("softnce_ext's native loss has no second derivative: use impl='torch'")
+
+
+def _register() -> None:
+    library = torch.library
+    library.register_fake("softnce_ext::soft_info_nce", _fake)
+    library.register_autograd(
+        "softnce_ext::soft_info_nce", _backward, setup_context=_setup_context
+    )
+    library.register_fake("softnce_ext::soft_info_nce_rows", _fake_rows)
+    library.register_autograd(
+        "softnce_ext::soft_info_nce_rows", _rows_backward, setup_context=_rows_setup_context
+    )
+    library.register_fake("softnce_ext::soft_info_nce_rows_backward", _fake_rows_backward)
+    library.register_autograd("softnce_ext::soft_info_nce_rows_backward", _no_backward)
