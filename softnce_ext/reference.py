@@ -51,7 +51,7 @@ def soft_weights(
     negative = ~positive
     if groups is not None:
         negative = negative & (groups[0][:, None] != groups[1][None, :])
-    count = negative.sum(dim=1, keepdim=True)
+    count = negative.sum(dim=1, keepdim=True).to(similarity.dtype)
 
     z = similarity.masked_fill(~negative, 0)
     broken = ~torch.isfinite(z).all(dim=1, keepdim=True)
