@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +29,32 @@ class Pair:
     path: str = ""
     line: int = 0
     language: str = "python"
+
+
+class Pairs(list[Pair]):
+    """A list of pairs that remembers what its source said about them.
+
+    Attributes:
+        partitions: "train", "valid" or "test" of the pairs whose file named one.
+        versions: Package name -> version, where the pairs come from installed packages.
+        report: What was read, kept and dropped, ready for JSON.
+    """
+
+    def __init__(
+        self,
+        pairs: Iterable[Pair] = (),
+        *,
+        partitions: dict[Pair, str] | None = None,
+        versions: dict[str, str] | None = None,
+        report: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(pairs)
+        self.partitions = partitions or {}
+        self.versions = versions or {}
+        self.report = report or {}
+
+
+def pair_hash(pair: Pair) -> str:
+    """Return 16 hex digits that name a pair's query and code, the same on every machine."""
+    text = f"{pair.query}\0{pair.code}".encode(errors="surrogatepass")
+    return hashlib.sha256(text).hexdigest()[:16]
