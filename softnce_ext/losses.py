@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from . import functional
+from .checks import Similarity
 
 
 class SoftInfoNCE(nn.Module):
@@ -31,7 +32,7 @@ class SoftInfoNCE(nn.Module):
         self.options = {"alpha": alpha, "beta": beta, "temperature": temperature, **options}
 
     def forward(
-        self, query: Tensor, code: Tensor, similarity: functional.Similarity = None, **options: Any
+        self, query: Tensor, code: Tensor, similarity: Similarity = None, **options: Any
     ) -> Tensor:
         """Return the loss; `options` (groups, positive_offset, ...) add to the stored ones."""
         return functional.soft_info_nce(

@@ -1,9 +1,9 @@
 """Find the compiled ops, or build them once and keep them.
 
-A library lives in ``<cache>/<key>/``, where the key is a hash of everything that decides its bytes:
-sources, flags, compiler, torch, architecture. So no library is ever stale, and no two builds meet in
-one folder. A build runs under an OS file lock, which dies with its process, in a folder of its own
-that is renamed into place when whole. Nothing compiles at import: the first call builds.
+A library lives in ``<cache>/<key>/``, where the key is a hash of everything that decides its
+bytes: sources, flags, compiler, torch, architecture. So no library is ever stale, and no two builds
+meet in one folder. A build runs under an OS file lock, which dies with its process, in a folder of
+its own that is renamed into place when whole. Nothing compiles at import: the first call builds.
 
 Environment: ``SOFTNCE_CACHE`` (where libraries are kept), ``SOFTNCE_DISABLE_JIT=1`` (never build),
 ``CXX``, ``CXXFLAGS``, ``CUDACXX``, ``CUDA_HOME``, ``TORCH_CUDA_ARCH_LIST``, ``CUDAARCHS``.
@@ -142,7 +142,11 @@ def report() -> dict[str, Any]:
             continue
         entry: dict[str, Any] = {"state": "not built"}
         ahead = _built_ahead(name)
-        places = [ahead] if ahead else [_verified(root / build_key(name), name) for root in cache_roots()]
+        places = (
+            [ahead]
+            if ahead
+            else [_verified(root / build_key(name), name) for root in cache_roots()]
+        )
         for path in places:
             if path is not None:
                 entry = {"state": "built", "path": str(path)}
@@ -234,7 +238,9 @@ def _compile(folder: Path, name: str, failure: Path) -> None:
     configure = [str(cmake), "-G", "Ninja", "-S", str(source_dir()), "-B", str(build)]
     configure += [f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DCMAKE_CXX_COMPILER={_compiler()}"]
     configure += [f"-DTORCH_DIR={Path(torch.__file__).parent}"]
-    configure += [f"-D{option}={'ON' if key == name else 'OFF'}" for key, option in _LIBRARIES.items()]
+    configure += [
+        f"-D{option}={'ON' if key == name else 'OFF'}" for key, option in _LIBRARIES.items()
+    ]
     if name == "_C_cuda":
         configure += [f"-DCMAKE_CUDA_COMPILER={_nvcc()}"]
         if _architectures():

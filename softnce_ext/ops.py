@@ -24,10 +24,10 @@ def _load(cuda: bool) -> str | None:
     try:
         path = native.library("_C")
         if not hasattr(torch.ops.softnce_ext, "soft_info_nce"):
-            torch.ops.load_library(str(path))
+            torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
             _register()
         if cuda:
-            torch.ops.load_library(str(native.library("_C_cuda")))
+            torch.ops.load_library(str(native.library("_C_cuda")))  # type: ignore[no-untyped-call]
     except (native.NativeUnavailable, OSError) as error:
         return str(error)
     return None
@@ -55,9 +55,7 @@ def ready(device_type: str) -> bool:
 
 @functools.cache
 def _warn_once(reason: str) -> None:
-    warnings.warn(
-        f"softnce_ext runs its plain torch path: {reason}", RuntimeWarning, stacklevel=4
-    )
+    warnings.warn(f"softnce_ext runs its plain torch path: {reason}", RuntimeWarning, stacklevel=4)
 
 
 def soft_info_nce(
@@ -113,7 +111,9 @@ def _refuse_double_backward() -> None:
         )
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+def _setup_context(
+    ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]
+) -> None:
     _, grad_query, grad_code = output
     ctx.mark_non_differentiable(grad_query, grad_code)
     ctx.set_materialize_grads(False)
@@ -138,7 +138,9 @@ def _rows_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> No
     is_tensor = [isinstance(value, Tensor) for value in inputs]
     ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)))
     ctx.is_tensor = is_tensor
-    ctx.others = [None if tensor else value for value, tensor in zip(inputs, is_tensor, strict=True)]
+    ctx.others = [
+        None if tensor else value for value, tensor in zip(inputs, is_tensor, strict=True)
+    ]
 
 
 def _rows_backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
@@ -166,9 +168,7 @@ def _no_backward(ctx: Any, *_: Any) -> None:
 def _register() -> None:
     library = torch.library
     library.register_fake("softnce_ext::soft_info_nce", _fake)
-    library.register_autograd(
-        "softnce_ext::soft_info_nce", _backward, setup_context=_setup_context
-    )
+    library.register_autograd("softnce_ext::soft_info_nce", _backward, setup_context=_setup_context)
     library.register_fake("softnce_ext::soft_info_nce_rows", _fake_rows)
     library.register_autograd(
         "softnce_ext::soft_info_nce_rows", _rows_backward, setup_context=_rows_setup_context

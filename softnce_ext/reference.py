@@ -13,7 +13,7 @@ Groups = tuple[Tensor, Tensor]
 
 
 def positives(rows: int, columns: int, positive_offset: int, device: torch.device) -> Tensor:
-    """Return the bool [N, M] matrix that is true where column i + positive_offset is row i's own."""
+    """Return bool [N, M], true where column i + positive_offset is row i's positive."""
     column = torch.arange(columns, device=device)
     row = torch.arange(rows, device=device)
     return column[None, :] == row[:, None] + positive_offset

@@ -1,0 +1,174 @@
+"""What the public losses refuse: one sentence that names the argument, the rule and what came."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import reference
+
+Similarity = Tensor | tuple[Tensor, Tensor] | None
+Groups = tuple[Tensor, Tensor] | None
+
+_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def check_embeddings(query: Tensor, code: Tensor, positive_offset: int) -> None:
+    """Hold query, code and positive_offset against their shapes, types and device."""
+    for name, tensor in (("query", query), ("code", code)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a Tensor, got {type(tensor).__name__}")
+        if tensor.layout != torch.strided:
+            raise TypeError(f"{name} must be a dense tensor, got layout {tensor.layout}")
+        if tensor.dtype not in _FLOATS:
+            raise TypeError(f"{name} must be fp32, fp64, bf16 or fp16, got {tensor.dtype}")
+        if tensor.dim() != 2:
+            raise ValueError(f"{name} must have 2 dimensions, got shape {list(tensor.shape)}")
+    n, m = query.shape[0], code.shape[0]
+    if n == 0:
+        raise ValueError(f"query must have at least one row, got shape {list(query.shape)}")
+    if query.shape[1] == 0:
+        raise ValueError(f"query must have at least one column, got shape {list(query.shape)}")
+    if code.shape[1] != query.shape[1]:
+        raise ValueError(f"code must have query's {query.shape[1]} columns, got {code.shape[1]}")
+    if m < n:
+        raise ValueError(f"code must have at least query's {n} rows, got {m}")
+    if code.dtype != query.dtype:
+        raise TypeError(f"code must have query's type {query.dtype}, got {code.dtype}")
+    if code.device != query.device:
+        raise ValueError(f"code must be on query's device {query.device}, got {code.device}")
+    if isinstance(positive_offset, bool) or not isinstance(positive_offset, (int, torch.SymInt)):
+        raise TypeError(f"positive_offset must be an int, got {type(positive_offset).__name__}")
+    if not 0 <= positive_offset <= m - n:
+        raise ValueError(
+            f"positive_offset must be in [0, {m - n}] for {n} queries and {m} codes, "
+            f"got {positive_offset}"
+        )
+
+
+def check_similarity(similarity: Similarity, query: Tensor, code: Tensor) -> None:
+    """Hold the similarity against the embeddings' shapes and device."""
+    if similarity is None:
+        return
+    n, m = query.shape[0], code.shape[0]
+    if isinstance(similarity, Tensor):
+        parts = [("similarity", similarity, [n, m])]
+    elif isinstance(similarity, tuple) and len(similarity) == 2:
+        for part in similarity:
+            if not isinstance(part, Tensor):
+                raise TypeError(
+                    f"similarity's teacher vectors must be Tensors, got {type(part).__name__}"
+                )
+        width = similarity[0].shape[-1] if similarity[0].dim() else 0
+        parts = [
+            ("similarity[0], the teacher's query vectors,", similarity[0], [n, width]),
+            ("similarity[1], the teacher's code vectors,", similarity[1], [m, width]),
+        ]
+        if similarity[0].dtype != similarity[1].dtype:
+            raise TypeError(
+                "similarity's teacher vectors must have one type, got "
+                f"{similarity[0].dtype} and {similarity[1].dtype}"
+            )
+    else:
+        raise TypeError(
+            "similarity must be None, a Tensor [N, M] or a pair of Tensors, got "
+            f"{type(similarity).__name__}"
+        )
+    for name, tensor, shape in parts:
+        if tensor.dtype not in _FLOATS:
+            raise TypeError(f"{name} must be fp32, fp64, bf16 or fp16, got {tensor.dtype}")
+        if list(tensor.shape) != shape:
+            raise ValueError(f"{name} must have shape {shape}, got {list(tensor.shape)}")
+        if tensor.device != query.device:
+            raise ValueError(
+                f"{name} must be on query's device {query.device}, got {tensor.device}"
+            )
+
+
+def check_groups(groups: Groups, query: Tensor, code: Tensor) -> None:
+    """Hold the groups against the embeddings' shapes and device."""
+    if groups is None:
+        return
+    if not isinstance(groups, tuple) or len(groups) != 2:
+        raise TypeError(
+            f"groups must be None or (query_groups, code_groups), got {type(groups).__name__}"
+        )
+    for name, part, rows in (
+        ("groups[0]", groups[0], query.shape[0]),
+        ("groups[1]", groups[1], code.shape[0]),
+    ):
+        if not isinstance(part, Tensor) or part.dtype != torch.int64:
+            kind = part.dtype if isinstance(part, Tensor) else type(part).__name__
+            raise TypeError(f"{name} must be an int64 Tensor, got {kind}")
+        if list(part.shape) != [rows]:
+            raise ValueError(f"{name} must have shape [{rows}], got {list(part.shape)}")
+        if part.device != query.device:
+            raise ValueError(f"{name} must be on query's device {query.device}, got {part.device}")
+
+
+def check_number(name: str, value: Any) -> None:
+    """Refuse what is no finite number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, torch.SymFloat, torch.SymInt)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if isinstance(value, (int, float)) and not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuse a word that is not among the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def warn_few_negatives(alpha: float, beta: float, negatives: int) -> None:
+    """Warn, outside compiled code, that a batch is too small for Eq. 4's normaliser."""
+    if not torch.compiler.is_compiling():
+        warnings.warn(
+            f"beta * negatives <= alpha ({beta} * {negatives} <= {alpha}): Eq. 4 has no positive "
+            "normaliser, every weight is 1 for this batch",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+def check_finite(
+    result: Tensor, similarity: Tensor | tuple[Tensor, Tensor], groups: Groups, positive_offset: int
+) -> None:
+    """Raise if a NaN in `result` comes from the similarity; looks closer only if there is one."""
+    if torch._C._are_functorch_transforms_active() or not bool(result.detach().isnan().any()):
+        return
+    if isinstance(similarity, tuple):
+        for side, vectors in zip(("query", "code"), similarity, strict=True):
+            broken = (~torch.isfinite(vectors).all(dim=1)).nonzero()
+            if len(broken):
+                raise ValueError(
+                    f"similarity's teacher {side} vectors must be finite, "
+                    f"row {int(broken[0])} is not"
+                )
+        return
+    n, m = similarity.shape
+    negative = ~reference.positives(n, m, positive_offset, similarity.device)
+    if groups is not None:
+        negative &= groups[0][:, None] != groups[1][None, :]
+    broken = (negative & ~torch.isfinite(similarity)).nonzero()
+    if len(broken):
+        row, column = broken[0].tolist()
+        raise ValueError(
+            f"similarity must be finite, got {float(similarity[row, column])} at [{row}, {column}]"
+        )
+
+
+def check_rule(alpha: float, beta: float, temperature: float, min_weight: float) -> None:
+    """Hold Eq. 4's numbers against their ranges."""
+    check_number("alpha", alpha)
+    check_number("beta", beta)
+    check_number("temperature", temperature)
+    if temperature <= 0:
+        raise ValueError(f"temperature must be > 0, got {temperature}")
+    check_number("min_weight", min_weight)
+    if not 0 <= min_weight <= 1:
+        raise ValueError(f"min_weight must be in [0, 1], got {min_weight}")
