@@ -18,13 +18,13 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 struct Arguments {
-  Tensor query;                        // [N, D]
-  Tensor code;                         // [M, D]
-  std::optional<Tensor> similarity;    // [N, M]
-  std::optional<Tensor> teacher_query; // [N, Dt]
-  std::optional<Tensor> teacher_code;  // [M, Dt]
-  std::optional<Tensor> query_groups;  // [N] int64
-  std::optional<Tensor> code_groups;   // [M] int64
+  Tensor query;                         // [N, D]
+  Tensor code;                          // [M, D]
+  std::optional<Tensor> similarity;     // [N, M]
+  std::optional<Tensor> teacher_query;  // [N, Dt]
+  std::optional<Tensor> teacher_code;   // [M, Dt]
+  std::optional<Tensor> query_groups;   // [N] int64
+  std::optional<Tensor> code_groups;    // [M] int64
   WeightRule rule;
   double scale;
   double eps;
@@ -61,8 +61,8 @@ inline void check_matrix(const Tensor& tensor, int64_t rows, int64_t columns, co
 
 inline void check_groups(const Tensor& groups, int64_t length, const Tensor& like,
                          const char* name) {
-  STD_TORCH_CHECK(groups.dim() == 1 && groups.size(0) == length, name, " must have shape [",
-                  length, "]");
+  STD_TORCH_CHECK(groups.dim() == 1 && groups.size(0) == length, name, " must have shape [", length,
+                  "]");
   STD_TORCH_CHECK(groups.scalar_type() == ScalarType::Long, name, " must be int64");
   STD_TORCH_CHECK(groups.device() == like.device(), name, " must be on query's device");
 }

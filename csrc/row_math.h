@@ -2,12 +2,12 @@
 //
 // A row is one query against all codes. With raw similarities z and scores s, over the negatives j:
 //   S_j = softmax(z / temperature)_j
-//   w_j = max(min_weight, (beta - alpha S_j) / (beta - alpha / negatives))             (paper, Eq. 4)
-//   loss = -s_p + log(exp(s_p) + sum_j w_j exp(s_j))                                   (paper, Eq. 3)
-//   d loss / d s_j = w_j exp(s_j) / (exp(s_p) + sum_k w_k exp(s_k)) - [j = p]          (paper, Eq. 5)
+//   w_j = max(min_weight, (beta - alpha S_j) / (beta - alpha / negatives))             (paper, Eq.
+//   4) loss = -s_p + log(exp(s_p) + sum_j w_j exp(s_j))                                   (paper,
+//   Eq. 3) d loss / d s_j = w_j exp(s_j) / (exp(s_p) + sum_k w_k exp(s_k)) - [j = p] (paper, Eq. 5)
 //
-// NaN travels: every comparison below is written so that a NaN operand comes out as NaN. std::max and
-// std::min are avoided for that reason.
+// NaN travels: every comparison below is written so that a NaN operand comes out as NaN. std::max
+// and std::min are avoided for that reason.
 #pragma once
 
 #include <cmath>

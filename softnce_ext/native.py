@@ -19,9 +19,9 @@ import os
 import platform
 import shutil
 import subprocess
+import sysconfig
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -266,8 +266,8 @@ def _failure_text(name: str, log: Path) -> str:
     return f"the build of {name} failed: {' | '.join((errors or lines)[:3])} (whole log: {log})"
 
 
-def _first(paths: list[str | None], accept: Callable[[str], bool] = os.path.isfile) -> str | None:
-    return next((path for path in paths if path and accept(path)), None)
+def _first(paths: list[str | None]) -> str | None:
+    return next((path for path in paths if path and os.path.isfile(path)), None)
 
 
 @functools.cache
@@ -280,13 +280,9 @@ def _compiler() -> str | None:
 
 @functools.cache
 def _tool(name: str) -> str | None:
-    """Return cmake or ninja: the one from PyPI beside this Python, else the one on PATH."""
-    spec = importlib.util.find_spec(name)
-    if spec is not None and spec.origin is not None:
-        folder = Path(spec.origin).parent / "data" / "bin"
-        if (folder / name).is_file():
-            return str(folder / name)
-    return shutil.which(name)
+    """Return cmake or ninja: the one installed beside this Python, else the one on PATH."""
+    beside = os.path.join(sysconfig.get_path("scripts"), name)
+    return _first([beside, shutil.which(name)])
 
 
 @functools.cache

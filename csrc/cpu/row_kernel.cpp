@@ -133,8 +133,7 @@ SOFTNCE_INLINE bool fill_weights(const Row<T>& row, const WeightRule& rule) {
     for (int64_t j = 0; j < columns; ++j) w[j] = weight(line, w[j]);
   } else {
 #pragma omp simd
-    for (int64_t j = 0; j < columns; ++j)
-      w[j] = groups[j] == group ? T(0) : weight(line, w[j]);
+    for (int64_t j = 0; j < columns; ++j) w[j] = groups[j] == group ? T(0) : weight(line, w[j]);
   }
   w[row.positive] = 0;
   return lowest != -kInfinity;
@@ -162,8 +161,8 @@ SOFTNCE_INLINE T run_row(const Row<T>& row, const WeightRule& rule) {
   if (w == nullptr) {
     largest = max_columns<T>(columns, [&](int64_t j) { return s[j]; });
     s[row.positive] = -kInfinity;
-    negatives = sum_columns<T>(
-        columns, [&](int64_t j) { return s[j] = exp_nonpositive(s[j] - largest); });
+    negatives =
+        sum_columns<T>(columns, [&](int64_t j) { return s[j] = exp_nonpositive(s[j] - largest); });
   } else {
     valid = fill_weights(row, rule);
     // A column of weight 0 must not set the maximum: all others could underflow beside it.
@@ -174,8 +173,7 @@ SOFTNCE_INLINE T run_row(const Row<T>& row, const WeightRule& rule) {
     });
   }
   const T gap = largest - positive_score;
-  const RowResult<T> result =
-      finish_row<T>(gap, exp_nonpositive(-gap), negatives, row.eps);
+  const RowResult<T> result = finish_row<T>(gap, exp_nonpositive(-gap), negatives, row.eps);
 
   if (row.need_gradient) {
     const T factor = valid ? row.gradient_weight * result.gradient_scale : kNan;

@@ -7,10 +7,16 @@
 
 namespace softnce::cpu {
 
-namespace baseline { extern const RowKernels kKernels; }
+namespace baseline {
+extern const RowKernels kKernels;
+}
 #ifdef SOFTNCE_X86
-namespace avx2 { extern const RowKernels kKernels; }
-namespace avx512 { extern const RowKernels kKernels; }
+namespace avx2 {
+extern const RowKernels kKernels;
+}
+namespace avx512 {
+extern const RowKernels kKernels;
+}
 #endif
 
 const RowKernels& row_kernels() {

@@ -41,17 +41,18 @@ Tensor dense(const Tensor& tensor, ScalarType type) {
 
 // out = alpha * a @ b + beta * out
 void gemm(const Tensor& out, const Tensor& a, const Tensor& b, double alpha, double beta) {
-  STD_TORCH_CHECK(
-      aoti_torch_cpu_addmm_out(out.get(), out.get(), a.get(), b.get(), beta, alpha) ==
-          AOTI_TORCH_SUCCESS,
-      "the matrix product of ", a.size(0), " x ", a.size(1), " by ", b.size(0), " x ", b.size(1),
-      " failed");
+  STD_TORCH_CHECK(aoti_torch_cpu_addmm_out(out.get(), out.get(), a.get(), b.get(), beta, alpha) ==
+                      AOTI_TORCH_SUCCESS,
+                  "the matrix product of ", a.size(0), " x ", a.size(1), " by ", b.size(0), " x ",
+                  b.size(1), " failed");
 }
 
 template <typename T>
 T run_row(const Row<T>& row, const WeightRule& rule) {
-  if constexpr (std::is_same_v<T, float>) return row_kernels().f32(row, rule);
-  else return row_kernels().f64(row, rule);
+  if constexpr (std::is_same_v<T, float>)
+    return row_kernels().f32(row, rule);
+  else
+    return row_kernels().f64(row, rule);
 }
 
 struct Outputs {
@@ -90,8 +91,7 @@ Outputs run_blocks(const Arguments& a, GradientWeight gradient_weight, bool need
   }
 
   Tensor loss = torch::stable::new_empty(query, {n}, type);
-  Tensor grad_query =
-      torch::stable::new_empty(query, {need_grad_query ? n : 0, d}, type);
+  Tensor grad_query = torch::stable::new_empty(query, {need_grad_query ? n : 0, d}, type);
   Tensor grad_code = torch::stable::new_empty(query, {need_grad_code ? m : 0, d}, type);
   T* loss_data = loss.mutable_data_ptr<T>();
 
@@ -148,8 +148,7 @@ template <typename T>
 std::tuple<Tensor, Tensor, Tensor> reduced(const Arguments& a, double row_weight,
                                            bool need_grad_query, bool need_grad_code) {
   const T weight = static_cast<T>(row_weight);
-  Outputs out =
-      run_blocks<T>(a, [=](int64_t) { return weight; }, need_grad_query, need_grad_code);
+  Outputs out = run_blocks<T>(a, [=](int64_t) { return weight; }, need_grad_query, need_grad_code);
   const T* rows = out.loss.const_data_ptr<T>();
   double total = 0;
   for (int64_t i = 0; i < a.rows(); ++i) total += rows[i];
@@ -171,25 +170,32 @@ std::tuple<Tensor, Tensor> rows_backward(const Arguments& a, const Tensor& grad_
 bool is_double(const Arguments& a) { return a.query.scalar_type() == ScalarType::Double; }
 
 std::tuple<Tensor, Tensor, Tensor> soft_info_nce_cpu(
-    Tensor query, Tensor code, std::optional<Tensor> similarity, std::optional<Tensor> teacher_query,
-    std::optional<Tensor> teacher_code, std::optional<Tensor> query_groups,
-    std::optional<Tensor> code_groups, double alpha, double beta, double temperature,
-    double min_weight, double scale, double eps, int64_t positive_offset, int64_t block_rows,
-    double row_weight, bool need_grad_query, bool need_grad_code) {
-  const Arguments a{query, code, similarity, teacher_query, teacher_code, query_groups, code_groups,
-                    {alpha, beta, temperature, min_weight}, scale, eps, positive_offset, block_rows};
+    Tensor query, Tensor code, std::optional<Tensor> similarity,
+    std::optional<Tensor> teacher_query, std::optional<Tensor> teacher_code,
+    std::optional<Tensor> query_groups, std::optional<Tensor> code_groups, double alpha,
+    double beta, double temperature, double min_weight, double scale, double eps,
+    int64_t positive_offset, int64_t block_rows, double row_weight, bool need_grad_query,
+    bool need_grad_code) {
+  const Arguments a{
+      query,        code,         similarity,      teacher_query,
+      teacher_code, query_groups, code_groups,     {alpha, beta, temperature, min_weight},
+      scale,        eps,          positive_offset, block_rows};
   check(a);
   return is_double(a) ? reduced<double>(a, row_weight, need_grad_query, need_grad_code)
                       : reduced<float>(a, row_weight, need_grad_query, need_grad_code);
 }
 
-Tensor soft_info_nce_rows_cpu(
-    Tensor query, Tensor code, std::optional<Tensor> similarity, std::optional<Tensor> teacher_query,
-    std::optional<Tensor> teacher_code, std::optional<Tensor> query_groups,
-    std::optional<Tensor> code_groups, double alpha, double beta, double temperature,
-    double min_weight, double scale, double eps, int64_t positive_offset, int64_t block_rows) {
-  const Arguments a{query, code, similarity, teacher_query, teacher_code, query_groups, code_groups,
-                    {alpha, beta, temperature, min_weight}, scale, eps, positive_offset, block_rows};
+Tensor soft_info_nce_rows_cpu(Tensor query, Tensor code, std::optional<Tensor> similarity,
+                              std::optional<Tensor> teacher_query,
+                              std::optional<Tensor> teacher_code,
+                              std::optional<Tensor> query_groups, std::optional<Tensor> code_groups,
+                              double alpha, double beta, double temperature, double min_weight,
+                              double scale, double eps, int64_t positive_offset,
+                              int64_t block_rows) {
+  const Arguments a{
+      query,        code,         similarity,      teacher_query,
+      teacher_code, query_groups, code_groups,     {alpha, beta, temperature, min_weight},
+      scale,        eps,          positive_offset, block_rows};
   check(a);
   const auto no_weight = [](int64_t) { return 0; };
   return is_double(a) ? run_blocks<double>(a, no_weight, false, false).loss
@@ -197,13 +203,16 @@ Tensor soft_info_nce_rows_cpu(
 }
 
 std::tuple<Tensor, Tensor> soft_info_nce_rows_backward_cpu(
-    Tensor query, Tensor code, std::optional<Tensor> similarity, std::optional<Tensor> teacher_query,
-    std::optional<Tensor> teacher_code, std::optional<Tensor> query_groups,
-    std::optional<Tensor> code_groups, double alpha, double beta, double temperature,
-    double min_weight, double scale, double eps, int64_t positive_offset, int64_t block_rows,
-    Tensor grad_loss, bool need_grad_query, bool need_grad_code) {
-  const Arguments a{query, code, similarity, teacher_query, teacher_code, query_groups, code_groups,
-                    {alpha, beta, temperature, min_weight}, scale, eps, positive_offset, block_rows};
+    Tensor query, Tensor code, std::optional<Tensor> similarity,
+    std::optional<Tensor> teacher_query, std::optional<Tensor> teacher_code,
+    std::optional<Tensor> query_groups, std::optional<Tensor> code_groups, double alpha,
+    double beta, double temperature, double min_weight, double scale, double eps,
+    int64_t positive_offset, int64_t block_rows, Tensor grad_loss, bool need_grad_query,
+    bool need_grad_code) {
+  const Arguments a{
+      query,        code,         similarity,      teacher_query,
+      teacher_code, query_groups, code_groups,     {alpha, beta, temperature, min_weight},
+      scale,        eps,          positive_offset, block_rows};
   check(a);
   STD_TORCH_CHECK(grad_loss.dim() == 1 && grad_loss.size(0) == a.rows(),
                   "grad_loss must have shape [", a.rows(), "]");
