@@ -13,7 +13,7 @@ _LETTERS = re.compile(r"[^\W\d_]")
 # Lines that end a paragraph although no blank line stands before them.
 _SECTION = re.compile(
     r"(?:args?|arguments?|parameters?|params?|returns?|yields?|raises|examples?|notes?|attributes?|"
-    r"keyword arguments|inputs?|outputs?|usage|references|see also)\s*:{1,2}(?:\s|$)",
+    r"keyword arguments|inputs?|outputs?|usage|references|see also)\s*:{1,2}(?P<text>\s.*)?$",
     re.IGNORECASE,
 )
 _FIELD = re.compile(
@@ -27,19 +27,22 @@ _NO_TEXT = re.compile(
     r"(?:def\s+)?[\w.]+\(.*\)\s*(?:(?:->|=>|:).*)?|\.\. .*|(?:see|refer to)\b.*", re.IGNORECASE
 )
 # ":class:`~torch.nn.Module`" reads `torch.nn.Module`.
-_ROLE = re.compile(r":[a-z:]+:`[~!]?([^`<]*)[^`]*`")
+_ROLE = re.compile(r":(?:[a-z]+:){1,2}`[~!]?([^`<]*)[^`]*`")
 
 
 def first_paragraph(documentation: str) -> str:
     """Return the first paragraph that is a sentence, as one line; "" where there is none.
 
     A paragraph ends at a blank line, at a section ("Args:", a heading with its underline), at a
-    field (":param", "@return") and at an interpreter prompt. A signature or a directive
+    field (":param", "@return") and at an interpreter prompt. A signature, a directive
     (".. deprecated::") or a pointer ("See also ...") in front of the text is passed over.
+    "Returns: the sum" as the first line is text.
     """
     paragraph: list[str] = []
     for line in [*map(str.strip, documentation.strip().splitlines()), ""]:
-        ends_all = bool(_FIELD.match(line) or _SECTION.match(line) or _ARGUMENT.match(line))
+        section = _SECTION.match(line)
+        opens_section = section is not None and bool(paragraph or not section["text"])
+        ends_all = opens_section or bool(_FIELD.match(line) or _ARGUMENT.match(line))
         if _UNDERLINE.match(line):
             # In "Text.\nParameters\n-----" the heading is no part of the text.
             paragraph = paragraph[:-1] if len(paragraph) > 1 else paragraph

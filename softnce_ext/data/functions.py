@@ -9,11 +9,11 @@ import tokenize
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Union
+from typing import NamedTuple, TypeAlias
 
 from .documentation import fault_of, first_paragraph
 
-FunctionNode = Union[ast.FunctionDef, ast.AsyncFunctionDef]
+FunctionNode: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 
 MIN_BODY_LINES = 3  # CodeSearchNet drops functions whose implementation is shorter.
 # A longer function is generated or a table; one such would outweigh a hundred others in time.

@@ -191,15 +191,16 @@ def _mine(
     counts: Counter[str] = Counter()
     pairs: list[Pair] = []
     seen: set[tuple[str, str]] = set()
-    for name in sorted(states):
+    # A function that stands in two packages stays in the first: the standard library, then by name.
+    for name in sorted(states, key=lambda name: (name != "python", name)):
         counts.update(states[name].counts)
         for pair in sorted(states[name].pairs, key=lambda pair: (pair.path, pair.line)):
-            # The same function in two packages stays in the first by name.
             if not keep_all and (pair.query, pair.code) in seen:
                 counts["duplicate"] += 1
                 continue
             seen.add((pair.query, pair.code))
             pairs.append(pair)
+    pairs.sort(key=lambda pair: pair.package)
     report = _report(counts, pairs, len(packages), time.perf_counter() - start)
     versions = {package.name: package.version for package in packages if package.version}
     return Pairs(pairs, versions=versions, report=report)
@@ -223,6 +224,6 @@ def _report(
 
 
 def _file_hash(package: str, path: str) -> bytes:
-    """Return what orders a package's files: the same on every machine, unlike name order unbiased."""
+    """Return what orders a package's files: the same on every machine, no folder preferred."""
     text = f"{package}/{path}".replace("\\", "/").encode(errors="surrogatepass")
     return hashlib.sha256(text).digest()

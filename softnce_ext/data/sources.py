@@ -14,11 +14,15 @@ from typing import NamedTuple
 
 # Copies of other projects; they would stand in two packages at once.
 _VENDORED = frozenset(
-    "_vendor vendor vendors vendored _vendored extern _extern external externals _externals"
-    " third_party thirdparty third-party 3rdparty node_modules site-packages dist-packages".split()
+    {"_vendor", "vendor", "vendors", "vendored", "_vendored"}
+    | {"extern", "_extern", "external", "_external", "externals", "_externals"}
+    | {"third_party", "thirdparty", "third-party", "3rdparty"}
+    | {"node_modules", "site-packages", "dist-packages"}
 )
-_TESTS = frozenset("test tests testing _testing idle_test".split())
-_BUILT = frozenset("__pycache__ build dist venv env".split())
+_TESTS = frozenset({"test", "tests", "testing", "_testing", "idle_test"})
+_CACHES = frozenset({"__pycache__"})
+_INSTALLED = _VENDORED | _TESTS | _CACHES  # not mined from an installed package
+_CHECKOUT = _INSTALLED | {"build", "dist", "venv", "env"}  # nor from a folder of source
 _TEST_FILE = re.compile(r"(?:test_.*|.*_tests?|tests?|conftest)\.py$")
 _OWN = "softnce-ext"
 
@@ -53,7 +57,7 @@ def folder_packages(root: Path) -> list[Package]:
     marks = (".git", "pyproject.toml", "setup.py", "__init__.py")
     is_project = any((root / mark).exists() for mark in marks)
     files: dict[str, list[tuple[str, int]]] = {}
-    for path, size in _walk(root, _VENDORED | _TESTS | _BUILT):
+    for path, size in _walk(root, _CHECKOUT):
         top, _, rest = path.partition(os.sep)
         files.setdefault(name if is_project or not rest else top, []).append((path, size))
     return [Package(each, "", str(root), files[each]) for each in sorted(files)]
@@ -66,7 +70,7 @@ def interpreter_packages() -> list[Package]:
     A distribution installed in editable mode has no files of its own and is left out too.
     """
     stdlib = Path(sysconfig.get_path("stdlib"))
-    files = list(_walk(stdlib, _VENDORED | _TESTS | {"__pycache__"}))
+    files = list(_walk(stdlib, _INSTALLED))
     packages = {"python": Package("python", platform.python_version(), str(stdlib), files)}
     for distribution in importlib.metadata.distributions():
         raw_name = distribution.metadata["Name"]
@@ -85,8 +89,7 @@ def interpreter_packages() -> list[Package]:
 def is_left_out(path: str) -> bool:
     """Say whether a path inside a package is a test, a vendored copy or a cache."""
     *folders, file = path.replace("\\", "/").split("/")
-    skip = _VENDORED | _TESTS | {"__pycache__"}
-    return not skip.isdisjoint(folders) or bool(_TEST_FILE.match(file))
+    return not _INSTALLED.isdisjoint(folders) or bool(_TEST_FILE.match(file))
 
 
 def _distribution_files(
@@ -101,7 +104,7 @@ def _distribution_files(
         paths = []
         for top in (distribution.read_text("top_level.txt") or "").split():
             paths.append(f"{top}.py")
-            walked = _walk(Path(root, top), _VENDORED | _TESTS | {"__pycache__"})
+            walked = _walk(Path(root, top), _INSTALLED)
             paths.extend(os.path.join(top, path) for path, _ in walked)
     files = []
     for path in sorted(set(paths)):
@@ -115,7 +118,7 @@ def _distribution_files(
     return files
 
 
-def _walk(root: Path, skip: frozenset[str] | set[str]) -> Iterator[tuple[str, int]]:
+def _walk(root: Path, skip: frozenset[str]) -> Iterator[tuple[str, int]]:
     """Yield (path relative to root, bytes) of the Python files below a folder, in name order.
 
     Hidden folders, virtual environments and the folders named in `skip` are not entered, links

@@ -15,7 +15,7 @@ import selectors
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -25,7 +25,9 @@ MAX_FILE_BYTES = 2_000_000  # beyond it a source file is generated data
 
 # Isolated from the environment (-I) and from site-packages (-S): no start-up file can write to
 # the pipe, and a worker is ready after some 30 ms.
-_COMMAND = "import sys; sys.path.append(sys.argv[1]); from softnce_ext.data import workers; workers.serve()"
+_COMMAND = (
+    "import sys; sys.path.append(sys.argv[1]); from softnce_ext.data.workers import serve; serve()"
+)
 
 
 class Chunk(NamedTuple):

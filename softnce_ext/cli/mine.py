@@ -1,0 +1,91 @@
+"""`softnce mine`: write the (documentation, function) pairs of packages or of a folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `softnce mine`."""
+    parser.add_argument(
+        "folder",
+        nargs="?",
+        metavar="FOLDER",
+        help="a folder of Python source, or data files to convert; without it, the standard library"
+        " and the installed packages of this interpreter",
+    )
+    parser.add_argument(
+        "--output", "-o", required=True, metavar="FILE", help="pairs.jsonl, or pairs.jsonl.gz"
+    )
+    parser.add_argument(
+        "--max-per-package", type=int, metavar="N", help="pairs per package (3000 without FOLDER)"
+    )
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes (2)")
+    parser.add_argument(
+        "--on-bad-line", choices=("error", "skip"), default="error", help="for data files (error)"
+    )
+    parser.add_argument("--no-progress", action="store_true", help="no progress bar on stderr")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Mine, write the pairs, print the summary."""
+    from softnce_ext.data.formats import read_pairs, write_pairs
+    from softnce_ext.data.mining import MAX_PER_PACKAGE, mine_interpreter
+
+    if not args.output.endswith((".jsonl", ".jsonl.gz")):
+        raise ValueError(f"--output must end in .jsonl or .jsonl.gz, got {args.output}")
+    start = time.perf_counter()
+    if args.folder is None:
+        pairs = mine_interpreter(
+            max_per_package=MAX_PER_PACKAGE
+            if args.max_per_package is None
+            else args.max_per_package,
+            workers=args.workers,
+            progress=not args.no_progress,
+        )
+    else:
+        pairs = read_pairs(
+            args.folder,
+            on_bad_line=args.on_bad_line,
+            max_per_package=args.max_per_package,
+            workers=args.workers,
+            progress=not args.no_progress,
+        )
+    if not pairs:
+        print(f"no documented function in {args.folder or 'this interpreter'}", file=sys.stderr)
+        return 1
+    write_pairs(args.output, pairs)
+    seconds = time.perf_counter() - start
+    summary = {"output": args.output, **pairs.report, "seconds": round(seconds, 2)}
+    print(json.dumps(summary, indent=2) if args.json else "\n".join(_lines(summary)))
+    return 0
+
+
+def _lines(summary: dict[str, Any]) -> list[str]:
+    """Return the summary as text for people."""
+    lines = [f"{summary['pairs']:,} pairs in {summary['output']} after {summary['seconds']:.1f} s"]
+    if "functions" in summary:
+        lines.append(
+            f"{summary['functions']:,} functions seen in {summary['files']:,} files of"
+            f" {summary['packages']:,} packages"
+        )
+        lost = [key for key in ("unparsable_files", "unreadable_files", "large_files")]
+        skipped = [f"{summary[key]:,} {key.replace('_', ' ')}" for key in lost if summary[key]]
+        if skipped:
+            lines.append(f"skipped: {', '.join(skipped)}")
+    else:
+        lines.append(f"{summary['lines']:,} lines read, {summary['bad_lines']:,} bad ones skipped")
+        lines.extend(f"  {example}" for example in summary["bad_examples"])
+    if summary["dropped"]:
+        reasons = (f"{count:,} {reason}" for reason, count in summary["dropped"].items())
+        lines.append(f"left out: {', '.join(reasons)}")
+    if packages := summary.get("pairs_per_package"):
+        largest = (f"{name} {count:,}" for name, count in list(packages.items())[:8])
+        more = len(packages) - 8
+        lines.append(f"packages: {', '.join(largest)}" + (f", {more} more" if more > 0 else ""))
+    return lines

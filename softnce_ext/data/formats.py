@@ -1,0 +1,225 @@
+"""Read pairs from what a user has: a folder of source, JSON lines, CodeSearchNet's files."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal
+
+from .atomic import write_lines
+from .mining import mine_folder
+from .pairs import Pair, Pairs
+from .rows import PARTITION_OF_WORD, BadRow, read_row
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+MAX_LINE_BYTES = 16_000_000
+MAX_BAD_FRACTION = 0.01
+_JSONL = (".jsonl", ".jsonl.gz", ".json.gz", ".ndjson")
+
+
+def read_pairs(
+    path: str | Path,
+    *,
+    on_bad_line: Literal["error", "skip"] = "error",
+    max_per_package: int | None = None,
+    workers: int = 2,
+    progress: bool = True,
+) -> Pairs:
+    """Read pairs from a folder of source, a JSON lines file (".gz" too), or a folder of such files.
+
+    A folder that holds JSON lines files is read as data, unless they lie below its top and Python
+    files are there too. Rows are our own ({"query", "code", ...}) or CodeSearchNet's. A
+    partition (train, valid, test) comes from a row's own field or from its file's name.
+
+    Args:
+        path: The folder or file.
+        on_bad_line: "error" stops at the first bad line; "skip" counts bad lines, and stops when
+            more than 1 % of all lines are bad.
+        max_per_package: Largest number of pairs mined per package of a folder of source.
+        workers: Number of processes that mine source.
+        progress: Show a progress bar on stderr.
+
+    Returns:
+        The pairs in file order; `partitions` and `report` say what the files said.
+
+    Raises:
+        FileNotFoundError: Nothing is there.
+        ValueError: A line is bad (named by file and line), a file is empty or cut off, or nothing
+            readable is in the folder.
+    """
+    path = Path(path)
+    if on_bad_line not in ("error", "skip"):
+        raise ValueError(f'on_bad_line must be "error" or "skip", got {on_bad_line!r}')
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such file or folder")
+    files = _data_files(path)
+    if files:
+        return _read_files(path, files, on_bad_line == "skip", progress)
+    if path.is_file() and path.suffix != ".py":
+        raise ValueError(f"{path}: a data file must end in .jsonl, .jsonl.gz or .py")
+    pairs = mine_folder(path, max_per_package=max_per_package, workers=workers, progress=progress)
+    if not pairs.report["files"]:
+        raise ValueError(f"{path}: there are no .py, .jsonl or .jsonl.gz files in this folder")
+    return pairs
+
+
+def write_pairs(path: str | Path, pairs: Iterable[Pair]) -> None:
+    """Write pairs as JSON lines, compressed where the path ends in ".gz"; whole or not at all.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    write_lines(
+        path,
+        (
+            json.dumps(
+                {
+                    "query": pair.query,
+                    "code": pair.code,
+                    "name": pair.name,
+                    "package": pair.package,
+                    "path": pair.path,
+                    "line": pair.line,
+                    "language": pair.language,
+                },
+                ensure_ascii=False,
+            )
+            for pair in pairs
+        ),
+    )
+
+
+def _data_files(path: Path) -> list[Path]:
+    """Return the JSON lines files that a path stands for; none where it is a folder of source."""
+    if path.is_file():
+        return [path] if path.name.endswith(_JSONL) else []
+    top = sorted(each for each in path.iterdir() if each.name.endswith(_JSONL) and each.is_file())
+    nested: list[Path] = []
+    for folder, subfolders, names in os.walk(path):
+        subfolders[:] = sorted(each for each in subfolders if not each.startswith("."))
+        if not top and any(name.endswith(".py") for name in names):
+            return []  # data files below a folder of source are its fixtures
+        nested.extend(Path(folder, name) for name in sorted(names) if name.endswith(_JSONL))
+    # "codebase" files repeat the rows of valid and test without their documentation.
+    return [each for each in nested if each.is_file() and not each.name.startswith("codebase.")]
+
+
+def _read_files(root: Path, files: list[Path], skip: bool, progress: bool) -> Pairs:
+    from tqdm import tqdm
+
+    pairs: list[Pair] = []
+    partitions: dict[Pair, str] = {}
+    faults: Counter[str] = Counter()
+    bad: list[str] = []
+    lines = bad_lines = 0
+    total = sum(file.stat().st_size for file in files)
+    with tqdm(
+        total=total,
+        desc="reading",
+        unit="B",
+        unit_scale=True,
+        mininterval=0.3,
+        disable=not progress,
+    ) as bar:
+        for file in files:
+            named = _partition_of_name(file.relative_to(root) if root.is_dir() else Path(file.name))
+            found = 0
+            for number, line in _lines(file, bar):
+                found += 1
+                try:
+                    row = read_row(_decode(line))
+                except BadRow as error:
+                    column = f":{error.column}" if error.column else ""
+                    where = f"{file}:{number}{column}: {error}"
+                    if not skip:
+                        raise ValueError(where) from None
+                    bad_lines += 1
+                    bad = bad if len(bad) == 5 else [*bad, where]
+                    continue
+                if row.pair is None:
+                    faults[row.fault] += 1
+                    continue
+                pairs.append(row.pair)
+                partition = row.partition or named
+                if partition:
+                    partitions.setdefault(row.pair, partition)
+            if not found:
+                raise ValueError(f"{file}: the file is empty")
+            lines += found
+    if bad_lines > MAX_BAD_FRACTION * lines:
+        raise ValueError(
+            f"{root}: {bad_lines:,} of {lines:,} lines are bad, more than"
+            f" {MAX_BAD_FRACTION:.0%}; the first: {bad[0]}"
+        )
+    report: dict[str, Any] = {
+        "pairs": len(pairs),
+        "files": len(files),
+        "lines": lines,
+        "bad_lines": bad_lines,
+        "bad_examples": bad,
+        "dropped": dict(faults.most_common()),
+        "partitions": dict(Counter(partitions.values())),
+    }
+    return Pairs(pairs, partitions=partitions, report=report)
+
+
+def _lines(file: Path, bar: tqdm[Any]) -> Iterator[tuple[int, bytes]]:
+    """Yield (line number, bytes) of the lines that are not blank, uncompressed where need be.
+
+    A line past MAX_LINE_BYTES comes cut off, so that no file can fill the memory.
+    """
+    with open(file, "rb") as raw:
+        stream: IO[bytes] = raw
+        if raw.read(2) == b"\x1f\x8b":
+            stream = gzip.GzipFile(fileobj=raw, mode="rb")  # type: ignore[assignment]
+        raw.seek(0)
+        number = done = 0
+        try:
+            while line := stream.readline(MAX_LINE_BYTES):
+                number += 1
+                whole = line
+                while not whole.endswith(b"\n") and (more := stream.readline(MAX_LINE_BYTES)):
+                    whole = more
+                if line.strip():
+                    yield number, line
+                position = raw.tell()
+                bar.update(position - done)
+                done = position
+        except EOFError:
+            raise ValueError(f"{file}: the gzip file is cut off after line {number}") from None
+        except (gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(
+                f"{file}: the gzip file is broken after line {number}: {error}"
+            ) from None
+
+
+def _decode(line: bytes) -> object:
+    """Return the JSON value of a line; raise BadRow where it has none."""
+    if len(line) >= MAX_LINE_BYTES:
+        raise BadRow(f"must have less than {MAX_LINE_BYTES:,} bytes in a line")
+    try:
+        return json.loads(line.decode("utf-8-sig").rstrip("\r\n"))
+    except UnicodeDecodeError as error:
+        byte = line[error.start]
+        raise BadRow(f"byte {byte:#04x} is not UTF-8", error.start + 1) from None
+    except json.JSONDecodeError as error:
+        raise BadRow(f"not JSON: {error.msg}", error.colno) from None
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 10,000 brackets
+        raise BadRow(f"not JSON that can be read: {error}") from None
+
+
+def _partition_of_name(path: Path) -> str:
+    """Return the partition that a file's name or folder says; the last word of it counts."""
+    for part in reversed(path.parts):
+        for word in reversed(re.split(r"[^a-z]+", part.lower())):
+            if word in PARTITION_OF_WORD:
+                return PARTITION_OF_WORD[word]
+    return ""

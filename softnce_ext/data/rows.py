@@ -1,0 +1,200 @@
+"""One JSON object of a data file to a pair: our own fields, CodeSearchNet's, Hugging Face's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+from .documentation import first_paragraph
+from .functions import UNPARSABLE, remove_docstring
+from .pairs import Pair
+
+MAX_FIELD_CHARACTERS = 1_000_000
+
+# The first name that a row has is read. CodeSearchNet's own files, then Hugging Face's.
+_CODE = ("code", "func_code_string", "original_string", "whole_func_string")
+_CODE_TOKENS = ("code_tokens", "func_code_tokens")
+_DOCSTRING = ("docstring", "func_documentation_string")
+_DOCSTRING_TOKENS = ("docstring_tokens", "func_documentation_tokens")
+_FUNC_NAME = ("func_name",)
+_REPO = ("repo", "repository_name")
+_PATH = ("path", "func_path_in_repository")
+_URL = ("url", "func_code_url")
+_PARTITION = ("partition", "split_name")
+_CODESEARCHNET = frozenset(_DOCSTRING + _DOCSTRING_TOKENS + _FUNC_NAME)
+
+_URL_LINE = re.compile(r"#L(\d+)")
+_DEFINED_NAME = re.compile(r"\b(?:def|func|function)\s+(?:self\.)?(\w+)")
+_SUFFIX_LANGUAGE = {
+    ".py": "python",
+    ".go": "go",
+    ".java": "java",
+    ".rb": "ruby",
+    ".php": "php",
+    ".js": "javascript",
+}
+PARTITION_OF_WORD = {
+    "train": "train",
+    "training": "train",
+    "valid": "valid",
+    "validation": "valid",
+    "val": "valid",
+    "dev": "valid",
+    "test": "test",
+}
+
+
+class BadRow(ValueError):
+    """A row that does not hold what its format says; the text says what is wrong.
+
+    Attributes:
+        column: Where in its line, counted from 1; 0 where the whole row is meant.
+    """
+
+    def __init__(self, message: str, column: int = 0) -> None:
+        super().__init__(message)
+        self.column = column
+
+
+class Row(NamedTuple):
+    """A row read: its pair, None where it cannot be one (`fault` says why), and its partition."""
+
+    pair: Pair | None
+    partition: str = ""
+    fault: str = ""
+
+
+def read_row(row: object) -> Row:
+    """Return the pair of one JSON object.
+
+    Our own rows have "query" and "code", and may have "name", "path" or "id", "package", "line"
+    and "language". A row with "func_name" or a docstring field is CodeSearchNet's. A Python
+    docstring is cut out of the code, so that the query never stands in the document.
+
+    Raises:
+        BadRow: A field is missing, is of a wrong type, is empty, too long or not text.
+    """
+    if not isinstance(row, Mapping):
+        raise BadRow(f"must be a JSON object, got {_kind(row)}")
+    if _CODESEARCHNET.isdisjoint(row):
+        return _own_row(row)
+    return _codesearchnet_row(row)
+
+
+def _own_row(row: Mapping[str, Any]) -> Row:
+    query, code = (_text(row, (key,), required=True) for key in ("query", "code"))
+    for key, text in (("query", query), ("code", code)):
+        if not text.strip():
+            raise BadRow(f"{key!r} must not be empty")
+    query = " ".join(query.split())
+    path = _text(row, _PATH) or _text(row, ("id",))
+    language = _language(row, path)
+    quotes = '"""' in code or "'''" in code
+    if language == "python" and quotes and query in " ".join(code.split()):
+        try:
+            code = remove_docstring(code)
+        except UNPARSABLE:
+            return Row(None, fault="documentation inside code that does not parse")
+    name = _text(row, ("name",))
+    if not name and (match := _DEFINED_NAME.search(code)):
+        name = match[1]
+    package = _text(row, ("package", *_REPO)) or (path.split("/")[0] if "/" in path else "")
+    pair = Pair(query, code, name, package, path, _line(row), language)
+    return Row(pair, _partition(row))
+
+
+def _codesearchnet_row(row: Mapping[str, Any]) -> Row:
+    code = _text(row, _CODE, required=True)
+    code_tokens = _tokens(row, _CODE_TOKENS)
+    docstring = _text(row, _DOCSTRING)
+    query = " ".join(_text(row, ("query",)).split()) or first_paragraph(docstring)
+    query = query or " ".join(" ".join(_tokens(row, _DOCSTRING_TOKENS)).split())
+    path = _text(row, _PATH)
+    url = _text(row, _URL)
+    name = re.split(r"[.:#]+", _text(row, _FUNC_NAME))[-1]
+    language = _language(row, path)
+    line = int(match[1][:9]) if (match := _URL_LINE.search(url)) else _line(row)
+    partition = _partition(row)
+    if not query:
+        return Row(None, partition, "no documentation")
+    if language == "python":
+        try:
+            code = remove_docstring(code)
+        except UNPARSABLE:  # Python 2
+            code = " ".join(token for token in code_tokens if not _is_docstring(token))
+    if not code.strip():
+        return Row(None, partition, "no code")
+    return Row(Pair(query, code, name, _text(row, _REPO), path, line, language), partition)
+
+
+def _text(row: Mapping[str, Any], keys: tuple[str, ...], *, required: bool = False) -> str:
+    """Return the first of the fields that the row has, as clean text; "" where it has none."""
+    for key in keys:
+        value = row.get(key)
+        if value is None and not (required and key in row):
+            continue
+        if key == "id" and isinstance(value, int):
+            value = str(value)
+        if not isinstance(value, str):
+            raise BadRow(f"{key!r} must be a string, got {_kind(value)}")
+        if len(value) > MAX_FIELD_CHARACTERS:
+            raise BadRow(
+                f"{key!r} must have at most {MAX_FIELD_CHARACTERS:,} characters, got {len(value):,}"
+            )
+        if "\0" in value:
+            raise BadRow(f"{key!r} must be text, got a NUL character in it")
+        if not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise BadRow(f"{key!r} must be text, got half a surrogate pair in it") from None
+        return value
+    if required:
+        has = ", ".join(map(repr, sorted(row)[:12])) or "no key at all"
+        raise BadRow(f"must have {keys[0]!r}, got {has}")
+    return ""
+
+
+def _tokens(row: Mapping[str, Any], keys: tuple[str, ...]) -> list[str]:
+    """Return the first of the token lists that the row has."""
+    for key in keys:
+        value = row.get(key)
+        if value is None:
+            continue
+        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+            raise BadRow(f"{key!r} must be a list of strings, got {_kind(value)}")
+        _text({key: " ".join(value)}, (key,))  # its length and characters
+        return value
+    return []
+
+
+def _line(row: Mapping[str, Any]) -> int:
+    value = row.get("line")
+    if value is None:
+        return 0
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise BadRow(f"'line' must be an integer of at least 0, got {str(value)[:40]!r}")
+    return value
+
+
+def _language(row: Mapping[str, Any], path: str) -> str:
+    language = _text(row, ("language", "lang")).lower()
+    return language or _SUFFIX_LANGUAGE.get(PurePosixPath(path).suffix, "python")
+
+
+def _partition(row: Mapping[str, Any]) -> str:
+    return PARTITION_OF_WORD.get(_text(row, _PARTITION).lower(), "")
+
+
+def _is_docstring(token: str) -> bool:
+    return token.lstrip("rRuUbB").startswith(('"""', "'''"))
+
+
+def _kind(value: object) -> str:
+    """Return the JSON name of a value's type."""
+    if value is None:
+        return "null"
+    names = {bool: "a boolean", int: "a number", float: "a number", str: "a string"}
+    return names.get(type(value), "a list" if isinstance(value, list) else "an object")
