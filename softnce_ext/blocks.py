@@ -103,20 +103,21 @@ def _run(
         weights = _weights(problem, rows, positive, scores)
         if weights is not None:
             scores += weights.log_()  # a weight of 0 is a bias of -inf
-        lse = torch.logsumexp(scores, dim=1, keepdim=True)
-        loss = lse - own
+        # log(1 + sum_j w_j exp(s_j - s_p)): a loss near zero keeps its relative accuracy.
+        scores.sub_(own).scatter_(1, positive, float("-inf"))
+        loss = torch.logaddexp(torch.logsumexp(scores, dim=1, keepdim=True), own - own)
         factor: float | Tensor = (
             row_weight[rows, None] if isinstance(row_weight, Tensor) else row_weight
         )
         if problem.eps > 0:
             p = torch.exp(-loss)
-            loss = -torch.log(p + problem.eps)
+            losses.append(-torch.log(p + problem.eps)[:, 0])
             factor = factor * (p / (p + problem.eps))
-        losses.append(loss[:, 0])
+        else:
+            losses.append(loss[:, 0])
         if grad_query is not None or grad_code is not None:
-            grad_scores = scores.sub_(lse).exp_()
-            grad_scores.scatter_add_(1, positive, torch.full_like(own, -1))
-            grad_scores.mul_(factor)
+            grad_scores = scores.sub_(loss).exp_()
+            grad_scores.scatter_(1, positive, torch.expm1(-loss)).mul_(factor)
             if grad_query is not None:
                 grad_query[rows] = torch.mm(grad_scores, code).mul_(problem.scale)
             if grad_code is not None:

@@ -99,9 +99,6 @@ def soft_info_nce(
     )
     # Row i of Eq. 3 is cross-entropy over s_ij + log w_ij, with target i.
     loss = torch.logsumexp(scores + weights.log(), dim=1) - scores[positive]
-    # A row whose only column left is its own has nothing to learn.
-    alone = ((weights == 0) | positive).all(dim=1)
-    loss = torch.where(alone, (scores - scores.detach()).sum(dim=1), loss)
     if eps > 0:
         loss = -torch.log(torch.exp(-loss) + eps)
     return reduce(loss, reduction)
