@@ -1,0 +1,416 @@
+"""BM25 scores of every query against every document, from token ids.
+
+    score(q, d) = sum over the tokens t of q of  idf(t) * part(f(t, d), length of d)
+
+`BM25.scores` takes the statistics from the batch it is given, so that it computes them anew in
+each call, in time linear in the tokens. The scores are then a product of two sparse matrices: the
+queries' term counts and the documents' weighted postings. `BM25.index` keeps the postings.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .bm25_kernels import (
+    VARIANTS,
+    Array,
+    count_terms,
+    dense_rows,
+    largest_id,
+    prepare_batch,
+    score_batch,
+    score_rows,
+    weigh_postings,
+)
+
+Scores = npt.NDArray[np.float32]
+
+# Ids below this are looked up in a table (16 MiB a thread); where there are larger ones, all are
+# renumbered first.
+_TABLE_LIMIT = 1 << 22
+# Fewer scores than this are not worth waking a thread for (512 queries x 512 documents).
+_POOL_SCORES = 1 << 18
+# From this many queries on an index spreads frequent terms' postings, which a pass over them costs.
+_DENSE_QUERIES = 8
+
+
+class TokenIds(NamedTuple):
+    """Texts as token ids, one after the other; text i is `ids[offsets[i] : offsets[i + 1]]`.
+
+    Attributes:
+        ids: Integers [T]. Negative ids are padding and skipped.
+        offsets: Integers [N + 1], never falling, from 0 or more to T or less.
+    """
+
+    ids: Array
+    offsets: Array
+
+
+Texts = TokenIds | Sequence[Any] | Array
+
+
+class BM25:
+    """BM25 of every query against every document of a batch.
+
+    The variants, with N documents of which n hold a term, f times in a document of length L:
+
+    * "reference": idf = log((N - n + 0.5) / (n + 0.5)), negative for frequent terms;
+      part = f (k1 + 1) / (f + K) with K = k1 (1 - b + b L / avgdl).
+    * "okapi": the same, but 0.25 times the mean idf stands for a negative idf: equal to
+      rank_bm25.BM25Okapi 0.2.2, whose own default is k1 = 1.5.
+    * "lucene": idf = log(1 + (N - n + 0.5) / (n + 0.5)), never negative; part = f / (f + K).
+
+    A term counts as often as the query holds it. Documents without any text score 0 (rank_bm25
+    raises ZeroDivisionError).
+
+    Args:
+        k1: Saturation of a term's count, >= 0.
+        b: Share of the length normalisation, in [0, 1].
+        variant: "reference", "okapi" or "lucene".
+        avgdl: Mean document length of the data set, in tokens; None: that of each batch.
+        threads: How many threads share the rows of a large batch; None: one per core this process
+            may use. The scores do not depend on it. Set 1 in a data loader's workers.
+
+    Raises:
+        TypeError, ValueError: An argument is of another type or out of range.
+
+    Source:
+        Robertson et al., "Okapi at TREC-3", 1994; the variants are compared in Kamphuis et al.,
+        "Which BM25 Do You Mean?", ECIR 2020.
+    """
+
+    def __init__(
+        self,
+        k1: float = 1.2,
+        b: float = 0.75,
+        variant: str = "reference",
+        avgdl: float | None = None,
+        *,
+        threads: int | None = None,
+    ) -> None:
+        self.k1 = _number("k1", k1)
+        self.b = _number("b", b)
+        self.avgdl = None if avgdl is None else _number("avgdl", avgdl)
+        self.variant = variant
+        self.threads = threads
+        if self.k1 < 0:
+            raise ValueError(f"k1 must be >= 0, got {k1}")
+        if not 0 <= self.b <= 1:
+            raise ValueError(f"b must be in [0, 1], got {b}")
+        if self.avgdl is not None and self.avgdl <= 0:
+            raise ValueError(f"avgdl must be > 0 or None, got {avgdl}")
+        if variant not in VARIANTS:
+            raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
+        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int)):
+            raise TypeError(f"threads must be an int or None, got {type(threads).__name__}")
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads must be >= 1 or None, got {threads}")
+        self._rule = (self.k1, self.b, self.avgdl or 0.0, VARIANTS.index(variant))
+
+    def __repr__(self) -> str:
+        return f"BM25(k1={self.k1}, b={self.b}, variant={self.variant!r}, avgdl={self.avgdl})"
+
+    def scores(self, query_ids: Texts, document_ids: Texts | None = None) -> Scores:
+        """Return the scores of all pairs, with the statistics of these documents.
+
+        Args:
+            query_ids: N texts: TokenIds, a list of 1-D integer sequences, or an integer array
+                [N, L]. Negative ids are padding and skipped.
+            document_ids: M texts, likewise; None: the queries are the documents.
+
+        Returns:
+            float32 [N, M].
+
+        Raises:
+            TypeError, ValueError: The texts are no integers, or their offsets do not fit.
+        """
+        same = document_ids is None
+        q_ids, q_offsets, largest = _flat(query_ids, "query_ids")
+        ids, offsets = q_ids, q_offsets
+        if document_ids is not None:
+            ids, offsets, largest = _flat(document_ids, "document_ids")
+        if largest >= _TABLE_LIMIT:
+            known = _distinct(ids)
+            largest = known.size - 1
+            ids = _renumbered(ids, known)
+            q_ids = ids if same else _renumbered(q_ids, known)
+        scores = np.empty((q_offsets.size - 1, offsets.size - 1), np.float32)
+        batch = (ids, offsets, q_ids, q_offsets, same, _scratch_table(largest), *self._rule)
+        try:
+            if scores.size < _POOL_SCORES or self.threads == 1:
+                score_batch(scores, *batch)
+            else:
+                _fill(scores, prepare_batch(*batch), self.threads)
+        except BaseException:  # out of memory half-way: the table may still hold this batch's terms
+            _scratch.table = _Scratch.table
+            raise
+        return scores
+
+    def index(self, document_ids: Texts) -> BM25Index:
+        """Keep the statistics of documents, to score many queries against them.
+
+        Args:
+            document_ids: M texts, as in `scores`.
+
+        Raises:
+            TypeError, ValueError: The texts are no integers, or their offsets do not fit.
+        """
+        ids, offsets, largest = _flat(document_ids, "document_ids")
+        known = np.empty(0, np.int64)
+        if largest >= _TABLE_LIMIT:
+            known = _distinct(ids)
+            largest = known.size - 1
+            ids = _renumbered(ids, known)
+        table = np.full(largest + 1, -1, np.int32)
+        counts = count_terms(ids, offsets, table, np.empty(ids.size, np.int64), 0, True)
+        postings = weigh_postings(*counts, *self._rule)
+        return BM25Index(known, table, *postings, offsets.size - 1, self.threads)
+
+
+class BM25Index:
+    """Documents' weighted postings, made by `BM25.index`. Safe to use from several threads.
+
+    Attributes:
+        documents: How many documents there are, M.
+    """
+
+    _ARRAYS = ("known", "table", "indptr", "document", "weight")
+
+    def __init__(
+        self,
+        known: Array,
+        table: Array,
+        indptr: Array,
+        document: Array,
+        weight: Array,
+        documents: int,
+        threads: int | None = None,
+    ) -> None:
+        self._known = known  # sorted ids where ids were renumbered, else empty
+        self._table = table
+        self._postings = (indptr, document, weight)
+        self._sparse = (np.full(indptr.size - 1, -1, np.int32), np.empty((0, documents), "f4"))
+        self._dense: tuple[Array, Array] | None = None
+        self._threads = threads
+        self.documents = documents
+
+    def scores(self, query_ids: Texts) -> Scores:
+        """Return the scores of N queries against all documents; ids no document holds score 0.
+
+        Memory is that of the result: call it for a block of queries at a time.
+
+        Args:
+            query_ids: N texts, as in `BM25.scores`.
+
+        Returns:
+            float32 [N, M].
+
+        Raises:
+            TypeError, ValueError: The texts are no integers, or their offsets do not fit.
+        """
+        ids, offsets, _ = _flat(query_ids, "query_ids")
+        if self._known.size:
+            ids = _renumbered(ids, self._known)
+        n, terms = offsets.size - 1, self._sparse[0].size
+        scores = np.empty((n, self.documents), np.float32)
+        counts = count_terms(ids, offsets, self._table, self._known, terms, False)[:3]
+        if n >= _DENSE_QUERIES and self._dense is None:
+            self._dense = dense_rows(*self._postings, self.documents)
+        rows = self._sparse if n < _DENSE_QUERIES or self._dense is None else self._dense
+        _fill(scores, (*counts, *self._postings, *rows), self._threads)
+        return scores
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the index into a folder, as .npy files.
+
+        Raises:
+            OSError: The folder cannot be written.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        arrays = (self._known, self._table, *self._postings)
+        for name, array in zip(self._ARRAYS, arrays, strict=True):
+            np.save(folder / f"{name}.npy", array, allow_pickle=False)
+        np.save(folder / "documents.npy", np.int64(self.documents), allow_pickle=False)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> BM25Index:
+        """Read a saved index; the postings stay on disk until they are used.
+
+        Raises:
+            OSError, ValueError, EOFError: A file is missing or damaged.
+        """
+        folder = Path(folder)
+        arrays = [_load(folder / f"{name}.npy") for name in cls._ARRAYS]
+        documents = int(np.load(folder / "documents.npy", allow_pickle=False))
+        _check_index(folder, arrays, documents)
+        known, table, indptr, document, weight = arrays
+        return cls(known, table, indptr, document, weight, documents)
+
+
+class _Scratch(threading.local):
+    """A thread's own table from ids to terms, all -1 between calls."""
+
+    table: Array = np.empty(0, np.int32)
+
+
+_scratch = _Scratch()
+_pool: ThreadPoolExecutor | None = None
+
+
+def _forget_pool() -> None:
+    global _pool
+    _pool = None
+
+
+if hasattr(os, "register_at_fork"):  # a forked child has the pool, but not its threads
+    os.register_at_fork(after_in_child=_forget_pool)
+
+
+def _scratch_table(largest: int) -> Array:
+    """Return this thread's table for ids up to `largest`."""
+    table = _scratch.table
+    if table.size <= largest:
+        table = _scratch.table = np.full(1 << max(largest, 1).bit_length(), -1, np.int32)
+    return table
+
+
+def _fill(scores: Scores, batch: tuple[Any, ...], threads: int | None) -> None:
+    """Fill the scores, in blocks of rows, on this thread and on the pool's."""
+    global _pool
+    n = len(scores)
+    threads = 1 if scores.size < _POOL_SCORES else min(threads or _cores(), n)
+    edges = [n * i // threads for i in range(threads + 1)]
+    waiting = []
+    if threads > 1:
+        pool = _pool = _pool or ThreadPoolExecutor(os.cpu_count(), "softnce-bm25")
+        for first, last in zip(edges[1:], edges[2:], strict=False):
+            waiting.append(pool.submit(score_rows, first, last, scores, *batch))
+    score_rows(0, edges[1], scores, *batch)
+    for block in waiting:
+        block.result()
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _flat(texts: Texts, name: str) -> tuple[Array, Array, int]:
+    """Return texts as ids and offsets, in int64 copies nobody else changes, and the largest id."""
+    if isinstance(texts, TokenIds):
+        ids, offsets = _part(texts, name)
+    elif isinstance(texts, (list, tuple)):
+        ids, offsets = _joined(texts, name)
+    else:
+        array = _integers(texts, name)
+        if array.ndim != 2:
+            raise ValueError(
+                f"{name} must be TokenIds, a list of 1-D integer sequences or an integer array "
+                f"[N, L], got shape {list(array.shape)}"
+            )
+        ids = np.array(array, np.int64, order="C").ravel()
+        offsets = np.arange(array.shape[0] + 1, dtype=np.int64) * array.shape[1]
+    largest = largest_id(ids, offsets)
+    if largest == -2:
+        raise ValueError(f"{name}.offsets must never fall, got {offsets.tolist()[:8]}...")
+    return ids, offsets, largest
+
+
+def _part(texts: TokenIds, name: str) -> tuple[Array, Array]:
+    """Return the part of the ids that the offsets speak of, and the offsets in it."""
+    ids, offsets = _integers(texts.ids, f"{name}.ids"), _integers(texts.offsets, f"{name}.offsets")
+    if ids.ndim != 1 or offsets.ndim != 1 or not offsets.size:
+        raise ValueError(
+            f"{name} must have ids [T] and offsets [N + 1], got shapes {list(ids.shape)} and "
+            f"{list(offsets.shape)}"
+        )
+    first, last = int(offsets[0]), int(offsets[-1])
+    if not 0 <= first <= last <= ids.size:
+        raise ValueError(f"{name}.offsets must lie in [0, {ids.size}], got {first} to {last}")
+    return np.array(ids[first:last], np.int64), np.subtract(offsets, first, dtype=np.int64)
+
+
+def _joined(texts: Sequence[Any], name: str) -> tuple[Array, Array]:
+    """Return sequences of integers one after the other."""
+    parts = [_integers(text, name) for text in texts]
+    for i, part in enumerate(parts):
+        if part.ndim != 1:
+            raise ValueError(f"{name}[{i}] must have 1 dimension, got shape {list(part.shape)}")
+    offsets = np.zeros(len(parts) + 1, np.int64)
+    np.cumsum([part.size for part in parts], out=offsets[1:])
+    return np.concatenate([np.empty(0, np.int64), *parts], dtype=np.int64), offsets
+
+
+def _integers(values: Any, name: str) -> Array:
+    """Return an array of integers that int64 can hold, or refuse."""
+    array = np.asarray(values)
+    if array.dtype.kind == "i":
+        return array
+    if array.dtype.kind == "u":
+        if array.dtype.itemsize == 8 and array.size and array.max() > np.iinfo(np.int64).max:
+            raise ValueError(f"{name} must be below 2**63, got {array.max()}")
+        return array
+    if array.size:
+        raise TypeError(f"{name} must hold integers, got {array.dtype}")
+    return array.astype(np.int64)  # an empty list is one of floats to numpy
+
+
+def _distinct(ids: Array) -> Array:
+    """Return the distinct ids that are no padding, sorted."""
+    return np.unique(ids[ids >= 0])
+
+
+def _renumbered(ids: Array, known: Array) -> Array:
+    """Return each id's place among the known ones, -1 for others."""
+    place = np.minimum(np.searchsorted(known, ids), known.size - 1)
+    return np.where(known[place] == ids, place, -1)
+
+
+def _number(name: str, value: Any) -> float:
+    """Return a finite number as a float, or refuse."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
+    return float(value)
+
+
+def _load(path: Path) -> Array:
+    """Map a saved array into memory, copied where it is written to.
+
+    Read-only would be another type to numba, for which it would compile the kernels again.
+    """
+    try:
+        return np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
+    except ValueError:  # an array without values cannot be mapped
+        return np.asarray(np.load(path, allow_pickle=False))
+
+
+def _check_index(folder: Path, arrays: list[Array], documents: int) -> None:
+    """Hold a saved index against what the kernels rely on."""
+    known, table, indptr, document, weight = arrays
+    types = [np.int64, np.int32, np.int64, np.int32, np.float32]
+    terms = indptr.size - 1
+    sound = (
+        all(array.ndim == 1 and array.dtype == t for array, t in zip(arrays, types, strict=True))
+        and terms >= 0
+        and indptr[0] == 0
+        and indptr[-1] == document.size == weight.size
+        and bool((np.diff(indptr) >= 0).all())
+        and (not table.size or (table.min() >= -1 and table.max() < terms))
+        and (not document.size or (document.min() >= 0 and document.max() < documents))
+        and known.size in (0, table.size)
+    )
+    if not sound:
+        raise ValueError(f"{folder} must hold an index as BM25Index.save writes it")
