@@ -191,8 +191,8 @@ def counts_from_scores(blocks: Iterable[Array], target: Array | None = None) -> 
 def _count_rows(mask: torch.Tensor) -> np.ndarray[Any, Any]:
     """Number of true entries of each row, int64."""
     if mask.device.type == "cpu":  # five times faster than torch's sum of booleans
-        return np.count_nonzero(mask.numpy(), axis=1).astype(np.int64)
-    return mask.sum(1).cpu().numpy()
+        return np.asarray(np.count_nonzero(mask.numpy(), axis=1), dtype=np.int64)
+    return np.asarray(mask.sum(1).cpu().numpy())
 
 
 def _refuse_nan(scores: torch.Tensor, start: int) -> None:
