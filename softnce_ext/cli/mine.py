@@ -8,6 +8,8 @@ import sys
 import time
 from typing import Any
 
+from .arguments import positive_int
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `softnce mine`."""
@@ -22,9 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", "-o", required=True, metavar="FILE", help="pairs.jsonl, or pairs.jsonl.gz"
     )
     parser.add_argument(
-        "--max-per-package", type=int, metavar="N", help="pairs per package (3000 without FOLDER)"
+        "--max-per-package",
+        type=positive_int,
+        metavar="N",
+        help="pairs per package (3000 without FOLDER)",
     )
-    parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes (2)")
+    parser.add_argument(
+        "--workers", type=positive_int, default=2, metavar="N", help="processes (2)"
+    )
     parser.add_argument(
         "--on-bad-line", choices=("error", "skip"), default="error", help="for data files (error)"
     )
@@ -34,17 +41,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Mine, write the pairs, print the summary."""
-    from softnce_ext.data.formats import read_pairs, write_pairs
-    from softnce_ext.data.mining import MAX_PER_PACKAGE, mine_interpreter
+    from ..data.formats import read_pairs, write_pairs
+    from ..data.mining import MAX_PER_PACKAGE, mine_interpreter
 
     if not args.output.endswith((".jsonl", ".jsonl.gz")):
         raise ValueError(f"--output must end in .jsonl or .jsonl.gz, got {args.output}")
     start = time.perf_counter()
     if args.folder is None:
         pairs = mine_interpreter(
-            max_per_package=MAX_PER_PACKAGE
-            if args.max_per_package is None
-            else args.max_per_package,
+            max_per_package=args.max_per_package or MAX_PER_PACKAGE,
             workers=args.workers,
             progress=not args.no_progress,
         )

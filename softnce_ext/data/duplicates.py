@@ -146,7 +146,7 @@ def _candidates(left: Hashes, right: Hashes) -> tuple[npt.NDArray[np.int64], npt
 
 
 def _band_key(values: Hashes, band: int) -> Hashes:
-    key = values[:, band]
+    key: Hashes = values[:, band]
     for column in range(band + 1, band + _BAND_ROWS):
         key = _mix(key) + values[:, column]
     return key

@@ -109,8 +109,9 @@ def _codesearchnet_row(row: Mapping[str, Any]) -> Row:
     code = _text(row, _CODE, required=True)
     code_tokens = _tokens(row, _CODE_TOKENS)
     docstring = _text(row, _DOCSTRING)
-    query = " ".join(_text(row, ("query",)).split()) or first_paragraph(docstring)
-    query = query or " ".join(" ".join(_tokens(row, _DOCSTRING_TOKENS)).split())
+    tokens = _tokens(row, _DOCSTRING_TOKENS)
+    query = _text(row, ("query",)) or first_paragraph(docstring) or " ".join(tokens)
+    query = " ".join(query.split())
     path = _text(row, _PATH)
     url = _text(row, _URL)
     name = re.split(r"[.:#]+", _text(row, _FUNC_NAME))[-1]

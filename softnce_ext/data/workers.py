@@ -137,8 +137,11 @@ def serve() -> None:
     gc.disable()  # syntax trees hold no cycles; collecting them costs a fifth of the time
     for line in sys.stdin:
         parsed = parse_chunk(Chunk(*json.loads(line)))
-        sys.stdout.write(json.dumps(parsed) + "\n")
-        sys.stdout.flush()
+        try:
+            sys.stdout.write(json.dumps(parsed) + "\n")
+            sys.stdout.flush()
+        except BrokenPipeError:  # the parent was killed; nobody is left to tell
+            os._exit(1)
 
 
 def _start() -> subprocess.Popen[str]:

@@ -1,0 +1,65 @@
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from softnce_ext.cli import mine
+from softnce_ext.data.formats import read_pairs
+
+FUNCTION = 'def f(x):\n    """Return the sum of it."""\n    y = 1\n    y += x\n    return y\n'
+
+
+def run(*arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    mine.add_arguments(parser)
+    return mine.run(parser.parse_args(arguments))
+
+
+def test_mine_writes_pairs_and_prints_a_summary(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "m.py").write_text(FUNCTION)
+    (tmp_path / "old.py").write_text("print 'x'\ndef f(): '''x'''")
+    output = tmp_path / "pairs.jsonl.gz"
+    assert run(str(tmp_path), "--output", str(output)) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"1 pairs in {output}")
+    assert "skipped: 1 unparsable files" in out
+    assert "mining" in err
+    assert [each.name for each in read_pairs(output, progress=False)] == ["f"]
+
+
+def test_mine_prints_json_and_converts_data_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text(json.dumps({"query": "Read it all", "code": "x"}) + "\n")
+    assert run(str(source), "-o", str(output), "--json", "--no-progress") == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["pairs"] == 1
+    assert err == ""
+    assert run(str(source), "-o", str(output), "--no-progress") == 0
+    assert "1 lines read, 0 bad ones skipped" in capsys.readouterr().out
+
+
+def test_mine_without_a_documented_function_fails_in_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "m.py").write_text("x = 1\n")
+    assert run(str(tmp_path), "-o", str(tmp_path / "out.jsonl"), "--no-progress") == 1
+    assert "no documented function" in capsys.readouterr().err
+    assert not (tmp_path / "out.jsonl").exists()
+    with pytest.raises(ValueError, match="--output must end in .jsonl or .jsonl.gz"):
+        run(str(tmp_path), "-o", "out.csv")
+
+
+def test_command_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, softnce_ext.cli.mine;"
+        "print(sorted({'numpy', 'torch', 'tqdm'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
