@@ -33,7 +33,6 @@ def _load(cuda: bool) -> str | None:
     return None
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def unavailable(device_type: str) -> str | None:
     """Return None where the native ops run on this kind of device, else the reason they do not.
 
@@ -44,13 +43,18 @@ def unavailable(device_type: str) -> str | None:
     return _load(device_type == "cuda")
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def ready(device_type: str) -> bool:
     """Tell whether the native ops run on this kind of device; warn once, with the cure, if not."""
     reason = unavailable(device_type)
     if reason is not None and device_type in ("cpu", "cuda"):
         _warn_once(reason)
     return reason is None
+
+
+# What torch.compiler.assume_constant_result sets; calling it here would import torch._dynamo, over
+# a second, into every program.
+for _function in (unavailable, ready):
+    _function._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache
