@@ -171,7 +171,7 @@ class BM25:
             largest = known.size - 1
             ids = _renumbered(ids, known)
         table = np.full(largest + 1, -1, np.int32)
-        counts = count_terms(ids, offsets, table, np.empty(ids.size, np.int64), 0, True)
+        counts = count_terms(ids, offsets, table, np.empty(table.size, np.int64), 0, True)
         postings = weigh_postings(*counts, *self._rule)
         return BM25Index(known, table, *postings, offsets.size - 1, self.threads)
 
@@ -343,7 +343,7 @@ def _part(texts: TokenIds, name: str) -> tuple[Array, Array]:
 
 def _joined(texts: Sequence[Any], name: str) -> tuple[Array, Array]:
     """Return sequences of integers one after the other."""
-    parts = [_integers(text, name) for text in texts]
+    parts = [_integers(text, f"{name}[{i}]") for i, text in enumerate(texts)]
     for i, part in enumerate(parts):
         if part.ndim != 1:
             raise ValueError(f"{name}[{i}] must have 1 dimension, got shape {list(part.shape)}")

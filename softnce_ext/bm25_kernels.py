@@ -71,7 +71,8 @@ def count_terms(
     length = np.zeros(n, np.int64)
     term = np.empty(offsets[-1] - offsets[0], np.int32)
     count = np.empty(term.size, np.float32)
-    place = np.full(known + term.size if grow else known, -1, np.int64)  # where a term stood last
+    capacity = min(known + term.size, table.size) if grow else known
+    place = np.full(capacity, -1, np.int64)  # where a term stood last
     end = 0
     for i in range(n):
         start = end
@@ -218,7 +219,7 @@ def prepare_batch(
     variant: int,
 ) -> tuple[Array, Array, Array, Array, Array, Array, Array, Array]:
     """Compute a batch's statistics, which `score_rows` takes. `table` ends as it began: all -1."""
-    vocabulary = np.empty(offsets[-1] - offsets[0], np.int64)
+    vocabulary = np.empty(min(ids.size, table.size), np.int64)
     indptr, term, count, length, terms = count_terms(ids, offsets, table, vocabulary, 0, True)
     q_indptr, q_term, q_count = indptr, term, count
     if not same:
