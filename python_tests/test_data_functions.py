@@ -125,7 +125,9 @@ def test_names_that_only_contain_test_are_kept(name: str) -> None:
 def test_source_is_decoded_by_its_coding_line_and_byte_order_mark() -> None:
     assert decode_source("# coding: latin-1\nx = 'ä'\r\n".encode("latin-1")).endswith("'ä'\n")
     assert decode_source(b"\xef\xbb\xbfx = 1\rdef") == "x = 1\ndef"
-    for bad in (b"x = '\xff'", b"# coding: klingon\n", b"# coding: rot13\n", b"# coding: hex\n"):
+    surrogate = b"# coding: raw_unicode_escape\nx = '\\ud800'"
+    codings = (b"# coding: klingon\n", b"# coding: rot13\n", b"# coding: hex\n")
+    for bad in (b"x = '\xff'", surrogate, *codings):
         with pytest.raises((SyntaxError, ValueError, LookupError)):
             decode_source(bad)
 

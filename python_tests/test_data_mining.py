@@ -106,12 +106,15 @@ def test_workers_and_chunks_change_nothing(tmp_path: Path, monkeypatch: pytest.M
         folder.mkdir(exist_ok=True)
         text = "".join(function(f"name{number}x{each}") for each in range(5))
         (folder / f"m{number}.py").write_text(text)
-    alone = mine_folder(tmp_path, workers=1, max_per_package=23, progress=False)
+    whole = mine_folder(tmp_path, workers=1, max_per_package=23, progress=False)
     monkeypatch.setattr(mining, "ALONE_BYTES", 0)
     monkeypatch.setattr(mining, "CHUNK_BYTES", 700)
-    for count in (1, 2, 3):
+    alone = mine_folder(tmp_path, workers=1, max_per_package=23, progress=False)
+    assert alone == whole
+    for count in (2, 3):
         again = mine_folder(tmp_path, workers=count, max_per_package=23, progress=False)
         assert again == alone
+        assert {**again.report, "seconds": 0} == {**alone.report, "seconds": 0}
         assert again.report["pairs_per_package"] == dict.fromkeys(
             ("package0", "package1", "package2"), 23
         )
@@ -194,10 +197,16 @@ def start(*arguments: str) -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
 
-def test_mining_works_from_a_script_without_a_guard_and_from_standard_input(tmp_path: Path) -> None:
+def test_mining_works_from_a_script_without_a_guard_and_from_standard_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What runs at every start of Python must not reach the workers' pipe.
+    (tmp_path / "sitecustomize.py").write_text("print('hello')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     script = tmp_path / "script.py"
     script.write_text(UNGUARDED)
     for process, text in ((start(str(script), "0"), None), (start("-", "0"), UNGUARDED)):
@@ -225,7 +234,8 @@ def test_end_of_the_parent_ends_the_workers(number: signal.Signals) -> None:
     assert process.stdout.readline() == "mining\n"
     workers_of_it = children(process.pid)
     assert workers_of_it
-    process.send_signal(number)
+    # As a terminal does it: Ctrl-C goes to the whole group.
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.kill()
     _, err = process.communicate(timeout=30)
     assert process.returncode != 0
     assert err.count("Traceback") == (number == signal.SIGINT)
