@@ -124,7 +124,7 @@ def missing_tools(name: str) -> list[str]:
             "no C++ compiler was found: install one (Debian: `apt install g++`) or set CXX"
         )
     for tool in ("cmake", "ninja"):
-        if _tool(tool) is None:
+        if find_tool(tool) is None:
             missing.append(f"{tool} was not found: run `pip install {tool}`")
     if name == "_C_cuda" and _nvcc() is None:
         missing.append("no nvcc was found: install the CUDA toolkit or set CUDA_HOME")
@@ -154,7 +154,8 @@ def report() -> dict[str, Any]:
                 break
         entry["missing"] = missing_tools(name)
         libraries[name] = entry
-    tools = {"c++": _compiler(), "cmake": _tool("cmake"), "ninja": _tool("ninja"), "nvcc": _nvcc()}
+    tools = {"c++": _compiler(), "nvcc": _nvcc()}
+    tools |= {name: find_tool(name) for name in ("cmake", "ninja")}
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -235,7 +236,7 @@ def _compile(folder: Path, name: str, failure: Path) -> None:
 
     build, out, log = folder / "build", folder / "out", folder / "build.log"
     out.mkdir(mode=0o700)
-    cmake, ninja = _tool("cmake"), _tool("ninja")
+    cmake, ninja = find_tool("cmake"), find_tool("ninja")
     configure = [str(cmake), "-G", "Ninja", "-S", str(source_dir()), "-B", str(build)]
     configure += [f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DCMAKE_CXX_COMPILER={_compiler()}"]
     configure += [f"-DTORCH_DIR={Path(torch.__file__).parent}"]
@@ -280,7 +281,7 @@ def _compiler() -> str | None:
 
 
 @functools.cache
-def _tool(name: str) -> str | None:
+def find_tool(name: str) -> str | None:
     """Return cmake or ninja: the one installed beside this Python, else the one on PATH."""
     beside = os.path.join(sysconfig.get_path("scripts"), name)
     return _first([beside, shutil.which(name)])
