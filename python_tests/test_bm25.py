@@ -133,7 +133,7 @@ def test_all_forms_of_input_give_the_same_scores(tmp_path) -> None:
 def test_large_ids_are_renumbered(variant: str) -> None:
     texts = random_texts(30, 40, 3)
     queries = random_texts(9, 60, 4)
-    far = [[token * 10**15 + 5 for token in text] for text in texts]
+    far = [[-1, *(token * 10**15 + 5 for token in text), -7] for text in texts]
     far_queries = [[token * 10**15 + 5 for token in text] + [-1] for text in queries]
     model = BM25(variant=variant)
     np.testing.assert_array_equal(model.scores(far), model.scores(texts))
@@ -172,6 +172,13 @@ def test_repeated_query_terms_count_again() -> None:
     assert_close(BM25().scores([[1, 2, 1, 2]], documents), 2 * once)
 
 
+@pytest.fixture
+def pool_for_all(monkeypatch) -> None:
+    """Let small batches use the pool, too."""
+    monkeypatch.setattr(bm25, "_POOL_SCORES", 100)
+
+
+@pytest.mark.usefixtures("pool_for_all")
 @pytest.mark.parametrize("threads", [None, 2, 3, 7])
 def test_scores_do_not_depend_on_the_thread_count(threads: int | None) -> None:
     texts = flat(random_texts(601, 3000, 8))
@@ -181,6 +188,7 @@ def test_scores_do_not_depend_on_the_thread_count(threads: int | None) -> None:
     np.testing.assert_array_equal(index.scores(texts), expected)
 
 
+@pytest.mark.usefixtures("pool_for_all")
 def test_threads_can_score_at_once() -> None:
     batches = [flat(random_texts(n, 5 * n + 1, n)) for n in (2, 40, 300, 550, 33, 700)] * 4
     model = BM25()
@@ -190,10 +198,25 @@ def test_threads_can_score_at_once() -> None:
             np.testing.assert_array_equal(scores, right)
 
 
+def test_threads_share_no_table(monkeypatch) -> None:
+    both_inside = threading.Barrier(2)
+    tables = []
+
+    def meet(scores: np.ndarray, *batch: object) -> None:
+        tables.append(next(part for part in batch if getattr(part, "dtype", None) == np.int32))
+        both_inside.wait(timeout=30)
+
+    monkeypatch.setattr(bm25, "score_batch", meet)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(BM25().scores, [[[1, 2]], [[2, 3]]]))
+    assert not np.shares_memory(*tables)
+
+
 def _scores_in_child(texts: TokenIds, queue: multiprocessing.Queue) -> None:
     queue.put(BM25(threads=2).scores(texts))
 
 
+@pytest.mark.usefixtures("pool_for_all")
 @pytest.mark.skipif(
     "fork" not in multiprocessing.get_all_start_methods(), reason="the system has no fork"
 )

@@ -40,11 +40,15 @@ def test_plain_is_bm25_over_the_words_of_name_and_code() -> None:
     np.testing.assert_array_equal(lexical.scores(["READ", "file_sum other"]), expected)
 
 
-def test_plus_counts_names_more_and_finds_inflections() -> None:
-    names = ["load", "other"]
-    codes = ["def load(path): pass", "def other(x): load(x); load(y)"]
-    plain, plus = (Lexical(names, codes, plus=plus).scores(["load"])[0] for plus in (False, True))
-    assert plus[0] / plus[1] > plain[0] / plain[1]
+def test_plus_counts_names_eight_times_and_adds_grams() -> None:
+    # Terms: 0 ab, 1 its gram ^ab$, 2 c (too short for a gram).
+    lexical = Lexical(["ab", "c"], ["c", "ab c"], plus=True)
+    documents = [[0, 1] * 8 + [2], [2] * 8 + [0, 1, 2]]
+    expected = BM25(k1=4.0, b=0.95, variant="lucene").scores([[0, 1], [2]], documents)
+    np.testing.assert_allclose(lexical.scores(["ab", "c d"]), expected, rtol=1e-6)
+
+
+def test_plus_finds_inflections() -> None:
     assert not Lexical(["read"], ["pass"], plus=False).scores(["reading"]).any()
     assert Lexical(["read"], ["pass"], plus=True).scores(["reading"]).all()
 
