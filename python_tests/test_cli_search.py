@@ -123,7 +123,7 @@ def test_what_is_missing_is_told_in_one_sentence(
         (encoder, str(empty), "holds no Python source file"),
         (encoder, str(blank), "holds no Python function"),
         (nowhere, str(code), f"model {nowhere}: there is no such folder"),
-        ("no-such-model", str(code), "no such folder, nor a model of that name in the cache"),
+        ("no-such-model", str(code), "no such folder, nor a model of that name on this machine"),
         (str(empty), str(code), f"model {empty} cannot be loaded"),
     ):
         assert main(["search", model, "x", "--code", path]) == 1

@@ -30,7 +30,7 @@ def test_a_metric_table_has_a_line_per_system() -> None:
         "seconds": 12.34,
     }
     assert metric_table([row]).split("\n")[2].split() == (
-        "dense 0.412 0.400 to 0.425 0.500 0.300 0.600 0.700 12.3".split()
+        ["dense", "0.412", "0.400", "to", "0.425", "0.500", "0.300", "0.600", "0.700", "12.3"]
     )
 
 

@@ -253,21 +253,6 @@ def test_the_words_of_the_query_are_highlighted_inside_identifiers() -> None:
     assert highlight("x(.*)", "(.*)") == "x(.*)"
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("{", "must hold JSON"),
-        ("[]", "must hold a JSON object, got list"),
-        ('{"name_boost": "3"}', "name_boost in .* must be a number >= 0, got '3'"),
-        ('{"hybrid_weight": -1}', "hybrid_weight in .* must be a number >= 0, got -1"),
-    ],
-)
-def test_bad_encoder_settings_are_named(tmp_path: Path, content: str, message: str) -> None:
-    (tmp_path / "softnce.json").write_text(content)
-    with pytest.raises(ValueError, match=message):
-        load_encoder(str(tmp_path))
-
-
 def test_records_keep_any_text(index: Index) -> None:
     pair = Pair("é\u2028\n", "x = '\u2028\x85'", "f")
     record = build_record(pair)

@@ -37,7 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="mean",
         help="where the gold code stands among equal scores (default: mean)",
     )
-    parser.add_argument("--batch-size", type=positive_int, default=64, help="texts encoded at once")
+    parser.add_argument(
+        "--batch-size",
+        type=positive_int,
+        help="texts encoded at once (default: what suits the model)",
+    )
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
 
 

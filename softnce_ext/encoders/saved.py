@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 SETTINGS_FILE = "softnce.json"
 
+_HUB_NAME = re.compile(r"(?!.*(?:--|\.\.))\w[\w.-]*/(?:\w|\w[\w.-]*\w)")
+_DESCRIPTIONS = {"query": "encoding queries", "code": "encoding functions"}
+_TEXTS_AT_ONCE = 2048  # the step of the progress bar and of a Ctrl-C; sorted by length within
+
 
 @dataclass(frozen=True)
 class EncoderSettings:
@@ -31,39 +35,45 @@ class EncoderSettings:
 
 
 def load_encoder(name: str) -> tuple[SentenceTransformer, EncoderSettings]:
-    """Load a sentence-transformers model from a folder, the local cache or the hub.
+    """Load an encoder and how its texts were made, by its folder or name.
 
-    What is on this machine is taken without asking the network. Only "organisation/name" is looked
-    up on the hub, so that a mistyped folder does not wait for it.
+    What is on this machine is taken without asking the network, and only "organisation/name" is
+    looked up on the hub, so that a mistyped folder does not wait for it.
 
     Raises:
         FileNotFoundError: There is no such model.
         ValueError: softnce.json does not hold what it should.
     """
-    folder = Path(name)
-    is_hub_name = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)
-    if not folder.exists() and not is_hub_name and not re.fullmatch(r"[\w-][\w.-]*", name):
-        raise FileNotFoundError(f"model {name}: there is no such folder")
-    settings = read_settings(folder)
-    try:
-        return _load(name, local_files_only=True), settings
-    except Exception as error:  # the libraries raise many kinds for "there is no such model"
-        if folder.exists():
-            raise FileNotFoundError(f"model {name} cannot be loaded: {error}") from error
-        if not is_hub_name:
-            raise FileNotFoundError(
-                f"model {name}: there is no such folder, nor a model of that name in the cache"
-            ) from error
-    try:
-        return _load(name, local_files_only=False), settings
-    except Exception as error:
-        raise FileNotFoundError(f"model {name} cannot be loaded: {error}") from error
+    from .load import installed_model, load_model
+
+    settings = read_settings(Path(name))
+    folder = local_folder(name)
+    if folder is not None:
+        try:
+            return load_model(str(folder)), settings
+        except FileNotFoundError:
+            if folder == Path(name):  # else the cache holds a part of it
+                raise
+    if not _HUB_NAME.fullmatch(name) and name not in (installed_model() or ()):
+        raise FileNotFoundError(
+            f"model {name}: there is no such folder, nor a model of that name on this machine"
+        )
+    return load_model(name), settings
 
 
-def _load(name: str, local_files_only: bool) -> SentenceTransformer:
-    from sentence_transformers import SentenceTransformer
+def local_folder(name: str) -> Path | None:
+    """Return the folder of a model: itself, or in the Hugging Face cache; None where neither is."""
+    if Path(name).exists():
+        return Path(name)
+    from huggingface_hub import try_to_load_from_cache
 
-    return SentenceTransformer(name, local_files_only=local_files_only)
+    for repository in (name, f"sentence-transformers/{name}"):
+        for file in ("modules.json", "config.json"):
+            if _HUB_NAME.fullmatch(repository):
+                path = try_to_load_from_cache(repository, file)
+                if isinstance(path, str):
+                    return Path(path).parent
+    return None
 
 
 def read_settings(folder: Path) -> EncoderSettings:
@@ -92,19 +102,44 @@ def encode(
     model: SentenceTransformer,
     texts: Sequence[str],
     side: Literal["query", "code"],
-    batch_size: int = 64,
+    batch_size: int | None = None,
     progress: bool = False,
 ) -> np.ndarray[Any, Any]:
     """Return the vectors of texts, float32 [N, D], such that dot products are the model's scores.
 
     A model that compares by cosine gives vectors of length 1. The prompts it was saved with, if
     any, are put before queries and codes.
+
+    Args:
+        model: The encoder.
+        texts: At least one text.
+        side: Which of the model's two prompts to use.
+        batch_size: Texts encoded at once; None for 512 with a static encoder, 64 with others.
+        progress: Show progress on stderr.
+
+    Raises:
+        ValueError: There are no texts.
     """
+    from tqdm import tqdm
+
+    from .load import is_static
+
+    if len(texts) == 0:
+        raise ValueError("texts must hold at least one text, got none")
+    if batch_size is None:
+        batch_size = 512 if is_static(model) else 64
     encode_side = model.encode_query if side == "query" else model.encode_document
-    vectors = encode_side(
-        list(texts),
-        batch_size=batch_size,
-        show_progress_bar=progress,
-        normalize_embeddings=model.similarity_fn_name == "cosine",
-    )
-    return np.asarray(vectors, dtype=np.float32)
+    parts = []
+    with tqdm(
+        total=len(texts), desc=_DESCRIPTIONS[side], mininterval=0.3, disable=not progress
+    ) as bar:
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            part = encode_side(
+                list(texts[start : start + _TEXTS_AT_ONCE]),
+                batch_size=batch_size,
+                show_progress_bar=False,
+                normalize_embeddings=model.similarity_fn_name == "cosine",
+            )
+            parts.append(np.asarray(part, dtype=np.float32))
+            bar.update(len(part))
+    return np.concatenate(parts)

@@ -58,7 +58,7 @@ def evaluate_model(
     *,
     name_boost: int,
     hybrid_weight: float,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     progress: bool = False,
 ) -> list[Outcome]:
     """Rank every pair's code among all codes by four systems.
@@ -68,7 +68,7 @@ def evaluate_model(
         pairs: Queries and codes; the gold code of a query is its own pair's.
         name_boost: How often a function's name is put before its code, as in training.
         hybrid_weight: Weight of the lexical score in the hybrid one, chosen on validation data.
-        batch_size: Texts encoded at once.
+        batch_size: Texts encoded at once; None for what suits the model.
         progress: Show progress on stderr.
 
     Returns:
@@ -102,7 +102,7 @@ def encode_pairs(
     pairs: Sequence[Pair],
     *,
     name_boost: int,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     progress: bool = False,
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Return the query vectors and code vectors of pairs, float32 [N, D] both."""

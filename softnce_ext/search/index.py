@@ -26,7 +26,7 @@ import numpy as np
 
 from .. import __version__
 from ..data.pairs import Pair
-from ..encoders.saved import encode
+from ..encoders.saved import encode, local_folder
 from ..encoders.text import code_text
 from ..lexical import Lexical
 
@@ -58,7 +58,7 @@ def build_index(
     model: SentenceTransformer,
     *,
     name_boost: int,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     progress: bool = False,
 ) -> Index:
     """Encode and index functions.
@@ -67,7 +67,7 @@ def build_index(
         functions: The functions; `query` is a function's documentation, or "".
         model: The encoder.
         name_boost: How often a function's name is put before its code, as in training.
-        batch_size: Texts encoded at once.
+        batch_size: Texts encoded at once; None for what suits the model.
         progress: Show progress on stderr.
 
     Raises:
@@ -99,13 +99,13 @@ def index_name(model: str, code: Path, files: Iterable[Path], **settings: Any) -
     settings and of every source file's path, size and time of change.
 
     Args:
-        model: Folder of the model, or its name on the hub (which then stands for its files).
+        model: Folder of the model, or its name.
         code: The code base.
         files: Its source files.
         **settings: Whatever else decides the index's content; JSON values.
     """
-    folder = Path(model)
-    place = [str(folder.resolve()) if folder.exists() else model, str(code.resolve())]
+    folder = local_folder(model) or Path(model)
+    place = [str(folder.resolve()) if Path(model).exists() else model, str(code.resolve())]
     model_files = sorted(path for path in folder.rglob("*") if path.is_file())
     state = [__version__, settings, *(_state(path) for path in (*model_files, *sorted(files)))]
     readable = re.sub(r"\W+", "-", code.resolve().name, flags=re.ASCII).strip("-")[:40] or "code"

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import save_tiny_encoder
+
+from softnce_ext.encoders import saved
+from softnce_ext.encoders.saved import EncoderSettings, encode, load_encoder, local_folder
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "must hold JSON"),
+        ("[]", "must hold a JSON object, got list"),
+        ('{"name_boost": "3"}', "name_boost in .* must be a number >= 0, got '3'"),
+        ('{"hybrid_weight": -1}', "hybrid_weight in .* must be a number >= 0, got -1"),
+    ],
+)
+def test_bad_encoder_settings_are_named(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "softnce.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        load_encoder(str(tmp_path))
+
+
+def test_settings_are_read_and_missing_ones_are_for_encoders_of_others(tmp_path: Path) -> None:
+    save_tiny_encoder(tmp_path, name_boost=3, hybrid_weight=0.25, code_length=64)
+    assert load_encoder(str(tmp_path))[1] == EncoderSettings(name_boost=3, hybrid_weight=0.25)
+    (tmp_path / "softnce.json").write_text('{"hybrid_weight": 0.5}')
+    assert load_encoder(str(tmp_path))[1] == EncoderSettings(name_boost=0, hybrid_weight=0.5)
+    (tmp_path / "softnce.json").unlink()
+    assert load_encoder(str(tmp_path))[1] == EncoderSettings()
+
+
+def test_vectors_have_length_1_and_do_not_depend_on_the_portion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_tiny_encoder(tmp_path)
+    model, _ = load_encoder(str(tmp_path))
+    texts = ["send mail", "image width height", "", "path file read", "send"]
+    vectors = encode(model, texts, "query")
+    assert vectors.dtype == np.float32
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx([1, 1, 0, 1, 1])
+    monkeypatch.setattr(saved, "_TEXTS_AT_ONCE", 2)
+    np.testing.assert_allclose(encode(model, texts, "query", batch_size=1), vectors, atol=1e-6)
+    with pytest.raises(ValueError, match="texts must hold at least one text"):
+        encode(model, [], "code")
+
+
+def test_the_prompts_of_the_model_are_put_before_the_texts(tmp_path: Path) -> None:
+    save_tiny_encoder(tmp_path)
+    config = tmp_path / "config_sentence_transformers.json"
+    content = json.loads(config.read_text())
+    config.write_text(json.dumps({**content, "prompts": {"query": "send ", "document": "mail "}}))
+    model, _ = load_encoder(str(tmp_path))
+    plain = model.encode(["send mail", "mail send"], prompt="", normalize_embeddings=True)
+    np.testing.assert_allclose(encode(model, ["mail"], "query")[0], plain[0], atol=1e-6)
+    np.testing.assert_allclose(encode(model, ["send"], "code")[0], plain[1], atol=1e-6)
+
+
+def test_a_model_in_the_cache_is_found_without_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for repository in ("org--mine", "sentence-transformers--bare"):
+        repo = tmp_path / f"models--{repository}"
+        save_tiny_encoder(repo / "snapshots" / "abc")
+        (repo / "refs").mkdir()
+        (repo / "refs" / "main").write_text("abc")
+    assert local_folder("org/mine") == tmp_path / "models--org--mine" / "snapshots" / "abc"
+    assert local_folder("org/other") is None
+    for name in ("org/mine", "bare"):
+        assert load_encoder(name)[0].get_embedding_dimension() == 64
+
+
+@pytest.mark.parametrize("name", ["mistyped", "/no/such/folder", "./here", "a/b/c"])
+def test_what_is_no_hub_name_is_not_looked_up(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("the loader was asked")
+
+    monkeypatch.setattr("softnce_ext.encoders.load.load_model", fail)
+    with pytest.raises(FileNotFoundError, match=f"model {name}: there is no such folder"):
+        load_encoder(name)
