@@ -31,7 +31,9 @@ class EncoderSettings:
     """
 
     name_boost: int = 0
-    hybrid_weight: float = 1.0
+    # The best for all-MiniLM-L6-v2 on 700 functions of sympy, mypy and datasets: MRR 0.78, against
+    # 0.74 by its vectors alone and 0.75 with a weight of 1.
+    hybrid_weight: float = 0.3
 
 
 def load_encoder(name: str) -> tuple[SentenceTransformer, EncoderSettings]:

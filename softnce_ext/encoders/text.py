@@ -17,7 +17,7 @@ def split_identifiers(text: str) -> list[str]:
 
 
 def code_text(name: str, code: str, name_boost: int = 3) -> str:
-    """Return the text a function is encoded and indexed as: its name `name_boost` times, then its code.
+    """Return the text a function is encoded and indexed as: the name `name_boost` times, the code.
 
     The name says what a function is for in the words of a query, and the code's own words
     outnumber it; repeating it is the cheapest way to give it weight in a bag of words.

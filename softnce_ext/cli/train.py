@@ -1,0 +1,105 @@
+"""`softnce train`: from source code to a trained, compared and saved code-search model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from ..training.settings import STATIC_DEFAULTS, TRANSFORMER_DEFAULTS, TrainSettings, settings_from
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments: one per setting."""
+    parser.add_argument(
+        "--config", metavar="FILE", help="YAML file with the same names; flags go before it"
+    )
+    for each in fields(TrainSettings):
+        rule = each.metadata
+        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": _help(each)}
+        if rule["kind"] is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        elif rule["choices"]:
+            options["choices"] = rule["choices"]
+        else:
+            options["type"] = rule["kind"]
+            options["metavar"] = {str: "TEXT", int: "N", float: "X"}[rule["kind"]]
+        parser.add_argument(f"--{each.name.replace('_', '-')}", **options)
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, compare, save and print the table, or the same as JSON."""
+    begin = time.perf_counter()
+    names = {each.name for each in fields(TrainSettings)}
+    given = {name: value for name, value in vars(args).items() if name in names}
+    settings = settings_from(given, args.config)
+
+    from ..training.job import JobInterrupted, TrainingJob
+    from ..training.output import save_report
+    from .table import metric_table, print_json
+
+    try:
+        report = TrainingJob(settings).run()
+    except JobInterrupted as stop:
+        print(f"softnce train: {stop}", file=sys.stderr)
+        return 130
+    report["seconds"]["total"] = time.perf_counter() - begin
+    table = metric_table(report["results"])
+    save_report(Path(settings.output), report, table)
+    if args.json:
+        print_json(report)
+        return 0
+    print(_heading(report["split"]))
+    print(table)
+    for line in _notes(report, settings.output):
+        print(line)
+    return 0
+
+
+def _help(each: Any) -> str:
+    text = each.metadata["help"]
+    if each.name in STATIC_DEFAULTS:
+        static, other = STATIC_DEFAULTS[each.name], TRANSFORMER_DEFAULTS[each.name]
+        return f"{text} (default: {static}; {other} for a transformer)"
+    if each.default is None:
+        return str(text)
+    return f"{text} (default: {each.default})"
+
+
+def _heading(split: dict[str, Any]) -> str:
+    train, test = split["train"], split["test"]
+    return (
+        f"trained on {train['rows']:,} pairs of {len(train['packages'])} packages; tested on "
+        f"{test['rows']:,} queries against {test['rows']:,} functions of "
+        f"{len(test['packages'])} packages that are not among them"
+    )
+
+
+def _notes(report: dict[str, Any], output: str) -> list[str]:
+    """What a reader of the table should know about its figures."""
+    notes = ["MRR, with 95 % bootstrap intervals over packages; per package: mean of their MRRs."]
+    if report["results"][0]["interval_over"] == "queries":
+        notes[0] = "MRR, with 95 % bootstrap intervals over queries (one package): too narrow."
+    notes += [f"{name}: {gap['words']}" for name, gap in report["differences"].items()]
+    notes.append(
+        f"hybrid: weight {report['hybrid_weight']:g} for lexical+, chosen on validation packages"
+    )
+    for name, run in report["training"].items():
+        mean = run["mean"]
+        counts = [f"{run['steps']} steps in {run['seconds']:.1f} s"]
+        counts.append(f"epoch {run['kept_epoch']} of {len(run['validation_mrr'])} kept")
+        if "low_weights" in mean:
+            counts.append(f"{mean['low_weights']:.2f} negatives a row with a weight below 0.5")
+        if "duplicates" in mean:
+            counts.append(f"{mean['duplicates']:.1f} duplicates masked a step")
+        notes.append(f"{name}: {', '.join(counts)}")
+    if note := report["split"].get("note"):
+        notes.append(note)
+    spent = ", ".join(f"{name} {took:.1f}" for name, took in report["seconds"].items())
+    notes.append(f"seconds: {spent}")
+    notes.append(f'saved to {output}; try: softnce search {output} "read a file" --code PATH')
+    return notes

@@ -1,0 +1,83 @@
+"""Batches for the trainer: texts of a static encoder tokenized once, not once per epoch and arm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..encoders.static import tokenize
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from sentence_transformers import SentenceTransformer
+
+
+class TokenizedPairs:
+    """Queries and codes as word pieces, and the collator that joins rows of them to a batch.
+
+    Args:
+        queries: Piece ids of each query.
+        codes: Piece ids of each code.
+    """
+
+    # What the trainer asks of a collator.
+    valid_label_columns: Sequence[str] = ()
+
+    def __init__(
+        self, queries: list[np.ndarray[Any, Any]], codes: list[np.ndarray[Any, Any]]
+    ) -> None:
+        self.columns = {"query": queries, "code": codes}
+
+    @classmethod
+    def of(
+        cls, model: SentenceTransformer, queries: Sequence[str], codes: Sequence[str]
+    ) -> TokenizedPairs:
+        """Tokenize texts as a static encoder does."""
+        tokenizer: Any = model.tokenizer
+        return cls(tokenize(tokenizer, queries), tokenize(tokenizer, codes))
+
+    def texts(self) -> Iterator[np.ndarray[Any, Any]]:
+        """Yield the piece ids of every query, then of every code."""
+        return chain.from_iterable(self.columns.values())
+
+    def dataset(self) -> Dataset:
+        """Return the data set of row numbers that the trainer shuffles."""
+        from datasets import Dataset
+
+        return Dataset.from_dict({"row": np.arange(len(self.columns["query"]))})
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return a batch as a static encoder's features, column by column."""
+        import torch
+
+        batch = {}
+        for name, texts in self.columns.items():
+            chosen = [texts[row["row"]] for row in rows]
+            ends = np.cumsum([len(text) for text in chosen])
+            batch[f"{name}_input_ids"] = torch.from_numpy(np.concatenate(chosen))
+            batch[f"{name}_offsets"] = torch.from_numpy(np.append(0, ends[:-1]))
+        return batch
+
+
+class TextPairs:
+    """Queries and codes as texts, tokenized batch by batch by the trainer's own collator.
+
+    Args:
+        queries: The queries.
+        codes: Their codes.
+    """
+
+    def __init__(self, queries: Sequence[str], codes: Sequence[str]) -> None:
+        self.queries, self.codes = list(queries), list(codes)
+
+    def dataset(self) -> Dataset:
+        """Return the data set of texts, the query first."""
+        from datasets import Dataset
+
+        return Dataset.from_dict({"query": self.queries, "code": self.codes})
+
+
+TrainingPairs = TokenizedPairs | TextPairs

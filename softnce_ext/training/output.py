@@ -1,0 +1,115 @@
+"""The folder a trained model is written into: whole or not at all, and nobody else's."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+from ..data.atomic import write_lines
+from ..data.manifest import write_manifest
+from ..data.split import Split
+from ..encoders.saved import SETTINGS_FILE
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+METRICS_FILE = "metrics.json"
+MANIFEST_FILE = "manifest.json"
+
+
+def check_output(folder: Path) -> None:
+    """Refuse a folder that is not ours to replace.
+
+    Raises:
+        ValueError: It is a file, or holds something else than a model written by this package.
+        OSError: It cannot be written.
+    """
+    if folder.is_dir():
+        if any(folder.iterdir()) and not (folder / SETTINGS_FILE).is_file():
+            raise ValueError(
+                f"output must be a new folder or one with a model of softnce train, got {folder}, "
+                f"which holds other files"
+            )
+    elif folder.exists() or folder.is_symlink():
+        raise ValueError(f"output must be a folder, got {folder}, which is a file")
+    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder.absolute().parent, os.W_OK):
+        raise PermissionError(f"output {folder} cannot be written: its parent is read-only")
+
+
+def save_model(
+    folder: Path, model: SentenceTransformer, settings: dict[str, Any], split: Split
+) -> None:
+    """Write the model, softnce.json and the manifest; replace what an earlier run wrote there.
+
+    Args:
+        folder: As `check_output` passed it.
+        model: Saved as plain sentence-transformers.
+        settings: Content of softnce.json.
+        split: Written down as manifest.json.
+
+    Raises:
+        OSError: The folder cannot be written; what was there is still there.
+    """
+    place = Path(os.path.realpath(folder))
+    stage = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+    old = stage / "old"
+    try:
+        new = stage / "new"
+        model.save_pretrained(str(new), create_model_card=False)
+        (new / SETTINGS_FILE).write_text(json.dumps(settings, indent=2), encoding="utf-8")
+        write_manifest(new / MANIFEST_FILE, split)
+        if place.exists():
+            place.rename(old)
+        try:
+            new.rename(place)
+        except BaseException:
+            if old.exists():
+                old.rename(place)
+            raise
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def save_report(folder: Path, report: dict[str, Any], table: str) -> None:
+    """Add metrics.json and README.md to a saved model.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
+    write_lines(folder / METRICS_FILE, [text])
+    write_lines(folder / "README.md", [_CARD.format(table=table, version=__version__)])
+
+
+_CARD = """---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+tags: [code-search, sentence-transformers]
+---
+
+# Code search encoder
+
+Trained by softnce_ext {version}. It is a plain sentence-transformers model:
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("path/to/this/folder")
+query = model.encode_query(["read the lines of a file into a list"])
+code = model.encode_document(["def lines(path): ..."])
+print(model.similarity(query, code))
+```
+
+A function's text is its name, `name_boost` times (see softnce.json), then its source without the
+documentation. Figures on packages that were not trained on (metrics.json has all of them):
+
+```
+{table}
+```
+"""

@@ -1,0 +1,239 @@
+"""Train one encoder on pairs, with `SentenceTransformerTrainer`."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from tqdm import tqdm
+from transformers import PrinterCallback, TrainerCallback
+
+from ..sentence_transformers import SoftInfoNCELoss
+from .batches import TokenizedPairs, TrainingPairs
+from .settings import TrainSettings
+
+if TYPE_CHECKING:
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+
+class TrainingDivergedError(RuntimeError):
+    """The loss became NaN or infinite."""
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Ctrl-C during training; `epoch` is the one whose weights the model now has, 0 for none."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__(f"training was interrupted, epochs kept: {epoch}")
+        self.epoch = epoch
+
+
+@dataclass
+class TrainingRun:
+    """What a training run did.
+
+    Attributes:
+        seconds: Wall time, validation included.
+        steps: Per step: loss, learning rate and what the loss counts.
+        validation: The validation figure of each epoch.
+        epoch: The epoch whose weights were kept.
+    """
+
+    seconds: float = 0.0
+    steps: list[dict[str, float]] = field(default_factory=list)
+    validation: list[float] = field(default_factory=list)
+    epoch: int = 0
+
+    def summary(self) -> dict[str, Any]:
+        """Return means over the steps, and the epochs, ready for JSON."""
+        names = sorted({name for step in self.steps for name in step} - {"step", "epoch"})
+        means = {
+            name: sum(step.get(name, 0.0) for step in self.steps) / len(self.steps)
+            for name in names
+        }
+        return {
+            "seconds": self.seconds,
+            "steps": len(self.steps),
+            "validation_mrr": self.validation,
+            "kept_epoch": self.epoch,
+            "mean": means,
+        }
+
+
+def make_loss(model: SentenceTransformer, settings: TrainSettings, loss: str) -> SoftInfoNCELoss:
+    """Return the loss "soft-infonce" or "infonce" as the settings want it."""
+    if loss == "infonce":
+        return SoftInfoNCELoss(model, estimator=None, scale=settings.scale)
+    return SoftInfoNCELoss(
+        model,
+        estimator=settings.estimator,
+        scale=settings.scale,
+        alpha=settings.alpha,
+        beta=settings.beta,
+        temperature=settings.temperature,
+    )
+
+
+def train_encoder(
+    model: SentenceTransformer,
+    loss: SoftInfoNCELoss,
+    pairs: TrainingPairs,
+    settings: TrainSettings,
+    *,
+    validate: Callable[[], float] | None = None,
+    title: str = "training",
+    progress: bool = True,
+) -> TrainingRun:
+    """Train a model in place; it ends with the weights of its best epoch.
+
+    Args:
+        model: The model; trained on the GPU where there is one.
+        loss: Its loss.
+        pairs: Tokenized pairs for a static encoder, texts for others.
+        settings: Resolved settings; batch size, epochs, learning rate and seed are read.
+        validate: Returns the figure, the higher the better, by which the best epoch is chosen;
+            None keeps the last.
+        title: Of the progress bar.
+        progress: Show a progress bar on stderr.
+
+    Raises:
+        TrainingDivergedError: The loss of a step was not finite.
+        TrainingInterrupted: Ctrl-C; the model has the weights of its best epoch so far.
+    """
+    run = TrainingRun()
+    keeper = _KeepBest(model, run, validate)
+    bar = _Bar(title, run, hidden=not progress)
+    collator: Any = pairs if isinstance(pairs, TokenizedPairs) else None
+    with tempfile.TemporaryDirectory(prefix="softnce-") as scratch:
+        trainer = _Trainer(
+            model=model,
+            args=_arguments(settings, scratch, static=collator is not None),
+            train_dataset=pairs.dataset(),
+            loss=loss,
+            data_collator=collator,
+            callbacks=[bar, keeper],
+        )
+        trainer.remove_callback(PrinterCallback)  # it prints to stdout
+        begin = time.perf_counter()
+        try:
+            trainer.train()
+        except KeyboardInterrupt:
+            keeper.restore()
+            raise TrainingInterrupted(run.epoch) from None
+        finally:
+            bar.close()
+        keeper.restore()
+        run.seconds = time.perf_counter() - begin
+    model.eval()
+    return run
+
+
+def _arguments(
+    settings: TrainSettings, folder: str, *, static: bool
+) -> SentenceTransformerTrainingArguments:
+    import torch
+
+    arguments = SentenceTransformerTrainingArguments(
+        output_dir=folder,
+        per_device_train_batch_size=settings.batch_size,
+        num_train_epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="linear",
+        weight_decay=0.0,
+        # Adam's steps do not depend on the gradient's length; a static encoder needs no guard.
+        max_grad_norm=0.0 if static else 1.0,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        seed=settings.seed,
+    )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # DataParallel would split the batch's negatives among the GPUs
+    return arguments
+
+
+class _Trainer(SentenceTransformerTrainer):
+    """Stops at a loss that is not finite, and logs what the loss counts."""
+
+    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+        """Leave out the generated model card; ours says what was measured."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        if not math.isfinite(float(loss)):
+            step, total = self.state.global_step + 1, self.state.max_steps
+            raise TrainingDivergedError(
+                f"the loss became {float(loss)} at step {step} of {total}: "
+                "a lower learning rate or scale may help"
+            )
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            loss: Any = self.loss
+            logs = {**logs, **loss.pop_statistics()}
+        super().log(logs, start_time)
+
+
+class _Bar(TrainerCallback):
+    """Shows a progress bar on stderr and keeps the log of every step."""
+
+    def __init__(self, title: str, run: TrainingRun, *, hidden: bool) -> None:
+        self.title, self.run, self.hidden = title, run, hidden
+        self.bar: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar = tqdm(total=state.max_steps, desc=self.title, unit="step", disable=self.hidden)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar.update(1)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if not logs or "loss" not in logs:
+            return
+        self.run.steps.append({"step": state.global_step, **logs})
+        shown = {name: logs[name] for name in ("loss", "low_weights", "duplicates") if name in logs}
+        self.bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items()})
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+class _KeepBest(TrainerCallback):
+    """Keeps the weights of the epoch with the highest validation figure."""
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        run: TrainingRun,
+        validate: Callable[[], float] | None,
+    ) -> None:
+        self.model, self.run, self.validate = model, run, validate
+        self.best: dict[str, torch.Tensor] | None = None
+        self.current = 0
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.current += 1
+        if self.validate is not None:
+            self.run.validation.append(self.validate())
+        if self.validate is None or self.run.validation[-1] == max(self.run.validation):
+            self.best = {
+                name: value.detach().cpu().clone()
+                for name, value in self.model.state_dict().items()
+            }
+            self.run.epoch = self.current
+
+    def restore(self) -> None:
+        """Put the kept weights back."""
+        if self.best is not None:
+            self.model.load_state_dict(self.best)
