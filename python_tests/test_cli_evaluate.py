@@ -40,6 +40,7 @@ def test_the_table_has_a_line_per_system(
     out = capsys.readouterr().out.splitlines()
     assert out[0] == "12 queries against 12 functions of 3 packages"
     assert [line.split()[0] for line in out[3:7]] == ["dense", "lexical", "lexical+", "hybrid"]
+    assert "Intervals over 3 packages are rough." in out
 
 
 def test_json_holds_results_and_split(

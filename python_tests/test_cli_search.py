@@ -34,7 +34,7 @@ def test_prints_place_score_and_first_lines_and_keeps_the_index(
     lines = first.split("\n")
     assert lines[0].startswith(f"1. {code}/tools.py:9  send_mail  ")
     assert lines[1] == "    def send_mail(self, address, body):"
-    assert lines[5].startswith("") and sum(line[:2] in ("1.", "2.", "3.") for line in lines) == 2
+    assert [line[:2] for line in lines if line and line[0] != " "] == ["1.", "2."]
     assert "\x1b" not in first
     assert len(list((tmp_path / "cache" / "index").iterdir())) == 1
     assert main(arguments) == 0
@@ -78,6 +78,16 @@ def test_one_file_is_a_code_base(
 ) -> None:
     assert main(["search", encoder, "mail", "--code", str(code / "tools.py")]) == 0
     assert capsys.readouterr().out.startswith(f"1. {code}/tools.py:9  send_mail")
+
+
+def test_files_that_do_not_parse_are_counted(
+    encoder: str, code: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (code / "broken.py").write_text("def f(:\n    pass\n")
+    assert main(["search", encoder, "mail", "--code", str(code)]) == 0
+    captured = capsys.readouterr()
+    assert "send_mail" in captured.out
+    assert "cannot be read or parsed or are too large: 1\n" in captured.err
 
 
 def test_words_that_no_function_has_find_nothing(

@@ -12,6 +12,9 @@ from .arguments import positive_int
 if TYPE_CHECKING:
     from ..data.pairs import Pair, Pairs
 
+# Below some ten clusters a bootstrap over them is known to promise too much.
+_FEW_PACKAGES = 10
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
@@ -90,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     print(f"{len(pairs)} queries against {len(pairs)} functions of {split['packages']} packages")
     print(metric_table(results))
-    for note in _notes(results):
+    for note in _notes(results, len(set(packages))):
         print(note)
     return 0
 
@@ -104,13 +107,15 @@ def _choose(pairs: Pairs, partition: str | None) -> tuple[str, list[Pair]]:
     return partition, [pair for pair in pairs if pairs.partitions.get(pair) == partition]
 
 
-def _notes(results: list[dict[str, Any]]) -> list[str]:
+def _notes(results: list[dict[str, Any]], packages: int) -> list[str]:
     """What a reader of the table should know about its figures."""
     notes = []
-    if results[0]["interval_over"] == "queries":
+    if packages == 1:
         notes.append(
             "Intervals resample queries, since all are of one package: they are too narrow."
         )
+    elif packages < _FEW_PACKAGES:
+        notes.append(f"Intervals over {packages} packages are rough.")
     for result in results:
         low, high = result["mrr_pessimistic"], result["mrr_optimistic"]
         if high - low > 1e-4:

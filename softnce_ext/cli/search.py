@@ -65,6 +65,11 @@ def run(args: argparse.Namespace) -> int:
         functions = mine_folder(args.code, keep_all=True)
         if not functions:
             raise ValueError(f"{args.code} holds no Python function")
+        skipped = sum(
+            functions.report[f"{why}_files"] for why in ("unreadable", "large", "unparsable")
+        )
+        if skipped:
+            _tell(f"files left out, as they cannot be read or parsed or are too large: {skipped}")
         return build_index(functions, model, name_boost=settings.name_boost, progress=True)
 
     index, folder, reused = open_index(args.index or default_folder(), name, build, _tell)

@@ -33,7 +33,7 @@ def search(
     *,
     top: int = 5,
     mode: Mode = "hybrid",
-    hybrid_weight: float = 1.0,
+    hybrid_weight: float = 0.3,
 ) -> list[Hit]:
     """Return the functions that fit a sentence best, best first.
 
