@@ -18,6 +18,7 @@ import ast
 import gzip
 import importlib.metadata
 import json
+import os
 import random
 import re
 import statistics
@@ -173,7 +174,7 @@ def main() -> None:
     packages = ("numba", "rank-bm25", "bm25s") if bm25s else ("numba", "rank-bm25")
     versions = {name: importlib.metadata.version(name) for name in packages}
     data = args.data.name if args.data else "standard library"
-    found = {"data": data, "versions": versions, "batches": results}
+    found = {"data": data, "versions": versions, "load": os.getloadavg()[0], "batches": results}
     machine.write(args.json, "bm25_cpu", found)
 
 

@@ -200,6 +200,7 @@ def main() -> None:
             )
             floats = float(done.stdout.split()[-1])
             entry["contenders"][name]["peak_in_blocks"] = floats / (512 * rows)
+            entry["contenders"][name]["peak_mib"] = floats * 4 / 2**20
         results.append(entry)
         print(f"N = M = {rows}, D = {args.dimension}, fp32, {entry['threads']} threads")
         for name, row in entry["contenders"].items():
