@@ -219,9 +219,9 @@ def _widen(
         )
     if shape[1] == columns:
         return similarity
-    negatives = _negatives(similarity, groups)
-    temperature, count = weights["temperature"], negatives.isfinite().sum(1)
-    mean = temperature * (torch.logsumexp(negatives / temperature, 1) - count.log())
+    count = _count_negatives(similarity, groups)
+    logits = _negatives(similarity, groups).div_(weights["temperature"])
+    mean = weights["temperature"] * (torch.logsumexp(logits, 1) - count.log())
     mean = torch.where(count > 0, mean, 0.0)
     return torch.cat([similarity, mean[:, None].expand(-1, columns - shape[1])], dim=1)
 
@@ -234,13 +234,22 @@ def _low_weights(similarity: Tensor, groups: Groups | None, weights: dict[str, f
     alpha, beta = weights["alpha"], weights["beta"]
     if alpha <= 0 or weights["min_weight"] >= 0.5:
         return torch.tensor(0.0)
-    negatives = _negatives(similarity, groups) / weights["temperature"]
-    count = negatives.isfinite().sum(1)
-    denominator = beta - alpha / count
+    denominator = beta - alpha / _count_negatives(similarity, groups)
     share = (beta - 0.5 * denominator) / alpha
-    bound = torch.logsumexp(negatives, 1) + share.log()
-    low = torch.count_nonzero(negatives > bound[:, None], dim=1)
+    logits = _negatives(similarity, groups).div_(weights["temperature"])
+    bound = torch.logsumexp(logits, 1) + share.log()
+    low = torch.count_nonzero(logits > bound[:, None], dim=1)
     return torch.where(denominator > 0, low, 0).float().mean()
+
+
+def _count_negatives(similarity: Tensor, groups: Groups | None) -> Tensor:
+    """Return how many of the columns are negatives of each row, [N]."""
+    rows, columns = similarity.shape
+    if groups is None:
+        return torch.full((rows,), columns - 1, device=similarity.device)
+    query, code = groups[0], groups[1][:columns]
+    largest = int(max(query.max(), code.max()))
+    return columns - torch.bincount(code, minlength=largest + 1)[query]
 
 
 def _negatives(similarity: Tensor, groups: Groups | None) -> Tensor:

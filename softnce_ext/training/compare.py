@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from ..encoders.load import installed_model, is_static, load_model
+from ..encoders.load import installed_model, load_model
 from ..evaluation.evaluate import (
     Outcome,
     choose_hybrid_weight,
@@ -27,20 +28,32 @@ if TYPE_CHECKING:
 
     from ..data.pairs import Pair
 
+# Of an installed encoder: what all-MiniLM-L6-v2 was trained with; twice the length, twice the time.
+PRETRAINED_LENGTH = 128
+
 
 def validation_mrr(model: SentenceTransformer, pairs: Sequence[Pair], name_boost: int) -> float:
     """Return the MRR of a model on validation pairs."""
-    return mean_reciprocal_rank(*_encode(model, pairs, name_boost))
+    return mean_reciprocal_rank(*encode_pairs(model, pairs, name_boost=name_boost))
 
 
 def hybrid_weight_of(model: SentenceTransformer, pairs: Sequence[Pair], name_boost: int) -> float:
     """Return the weight of the lexical score that is best on validation pairs."""
-    queries = [pair.query for pair in pairs]
-    dense = [scores.numpy().copy() for scores in score_blocks(*_encode(model, pairs, name_boost))]
+    vectors = encode_pairs(model, pairs, name_boost=name_boost)
     lexical = lexical_of(pairs, plus=True)
-    rows = iter(queries)
-    blocks = [lexical.scores([next(rows) for _ in range(len(block))]) for block in dense]
-    return choose_hybrid_weight(dense, blocks)[0]
+    queries = iter([pair.query for pair in pairs])
+    sizes: list[int] = []  # rows of the dense block that was made last
+
+    def dense_blocks() -> Iterator[Any]:
+        for scores in score_blocks(*vectors):
+            sizes.append(len(scores))
+            yield scores
+
+    def lexical_blocks_alike() -> Iterator[Any]:
+        while sizes:
+            yield lexical.scores(list(islice(queries, sizes.pop())))
+
+    return choose_hybrid_weight(dense_blocks(), lexical_blocks_alike())[0]
 
 
 def rank_all(
@@ -86,7 +99,8 @@ def rank_all(
         bar.update()
         if found is not None:
             title, path = found
-            outcomes.append(_dense(title, load_model(str(path)), pairs, name_boost)[0])
+            model = load_model(str(path), max_length_tokens=PRETRAINED_LENGTH)
+            outcomes.append(_dense(title, model, pairs, name_boost)[0])
             bar.update()
     return outcomes
 
@@ -124,11 +138,6 @@ def _dense(
     name: str, model: SentenceTransformer, pairs: Sequence[Pair], name_boost: int
 ) -> tuple[Outcome, tuple[Any, Any]]:
     begin = time.perf_counter()
-    vectors = _encode(model, pairs, name_boost)
+    vectors = encode_pairs(model, pairs, name_boost=name_boost)
     spent = time.perf_counter() - begin
     return timed(name, score_blocks(*vectors), spent), vectors
-
-
-def _encode(model: SentenceTransformer, pairs: Sequence[Pair], name_boost: int) -> tuple[Any, Any]:
-    batch_size = 512 if is_static(model) else 64
-    return encode_pairs(model, pairs, name_boost=name_boost, batch_size=batch_size)

@@ -20,7 +20,8 @@ from ..data.formats import read_pairs
 from ..data.manifest import apply_manifest, read_manifest
 from ..data.mining import mine_interpreter
 from ..data.split import Split, split_by_package
-from ..encoders.load import is_static, load_model, set_max_length
+from ..encoders.load import is_static, set_max_length
+from ..encoders.saved import load_encoder
 from ..encoders.static import (
     build_static_encoder,
     build_tokenizer,
@@ -143,16 +144,16 @@ class TrainingJob:
 
     def _prepare(self, pairs: Sequence[Pair]) -> tuple[SentenceTransformer, TrainingPairs]:
         """Return the untrained model and the training texts as it takes them."""
-        settings = self.settings.resolved(static=self.settings.model == STATIC)
+        settings = self.settings
         queries = [pair.query for pair in pairs]
         codes = [code_text(pair.name, pair.code, settings.name_boost) for pair in pairs]
         if settings.model != STATIC:
-            model = load_model(settings.model, max_length_tokens=self.settings.code_length)
+            model, _ = load_encoder(settings.model)
+            set_max_length(model, settings.resolved(static=is_static(model)).code_length)
             if is_static(model):
                 return model, TokenizedPairs.of(model, queries, codes)
-            if self.settings.code_length is None:
-                set_max_length(model, settings.code_length)
             return model, TextPairs(queries, codes)
+        settings = settings.resolved(static=True)
         tokenizer = build_tokenizer(
             [*queries, *codes], settings.vocab_size, max_length_tokens=settings.code_length
         )
@@ -160,7 +161,7 @@ class TrainingJob:
         idf = inverse_document_frequency(texts.texts(), tokenizer.get_vocab_size())
         model = build_static_encoder(tokenizer, idf, settings.dimension, seed=settings.seed)
         if settings.init is not None:
-            start = load_model(settings.init)
+            start, _ = load_encoder(settings.init)
             init_from(model, start, seed=settings.seed, progress=self.progress)
         return model, texts
 

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+
+from softnce_ext.bm25 import BM25, TokenIds
+from softnce_ext.estimators.bm25 import InBatchBM25, special_ids, token_ids
+from softnce_ext.estimators.duplicates import count_masked, duplicate_groups
+
+TEXTS = [[5, 6, 7], [6, 6], [8], [5, 9, 9, 10]]
+
+
+def padded(texts: list[list[int]], *, begin: int, end: int, pad: int) -> dict[str, torch.Tensor]:
+    """Texts as a transformer's tokenizer gives them."""
+    rows = [[begin, *text, end] for text in texts]
+    width = max(map(len, rows))
+    return {
+        "input_ids": torch.tensor([row + [pad] * (width - len(row)) for row in rows]),
+        "attention_mask": torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in rows]),
+    }
+
+
+def flat(texts: list[list[int]]) -> dict[str, torch.Tensor]:
+    """Texts as a static encoder's tokenizer gives them."""
+    ends = np.cumsum([len(text) for text in texts])
+    return {
+        "input_ids": torch.tensor([token for text in texts for token in text]),
+        "offsets": torch.tensor([0, *ends[:-1].tolist()]),
+    }
+
+
+def test_padded_and_flat_batches_give_the_scores_of_their_words() -> None:
+    wanted = BM25().scores(TEXTS)
+    from_padded = InBatchBM25([0, 1, 2])([padded(TEXTS, begin=0, end=2, pad=1), {}])
+    from_flat = InBatchBM25()([flat(TEXTS), {}])
+    assert from_padded.dtype == torch.float32
+    assert np.array_equal(from_padded.numpy(), wanted)
+    assert np.array_equal(from_flat.numpy(), wanted)
+
+
+def test_padding_is_left_out_by_its_mask_even_if_it_is_a_word() -> None:
+    features = padded(TEXTS, begin=0, end=2, pad=5)
+    assert np.array_equal(InBatchBM25([0, 2])([features]).numpy(), BM25().scores(TEXTS))
+
+
+def test_special_ids_count_neither_as_words_nor_in_the_length() -> None:
+    features = padded(TEXTS, begin=0, end=2, pad=1)
+    counted = InBatchBM25()([features])
+    assert not np.allclose(counted.numpy(), InBatchBM25([0, 2])([features]).numpy())
+
+
+def test_options_reach_bm25() -> None:
+    options = {"k1": 2.0, "b": 0.2, "variant": "lucene", "avgdl": 3.0}
+    found = InBatchBM25(**options)([flat(TEXTS)])
+    assert np.array_equal(found.numpy(), BM25(**options).scores(TEXTS))
+
+
+def test_special_ids_of_both_kinds_of_tokenizer() -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "[PAD]": 1, "a": 2}, "[UNK]"))
+    tokenizer.add_special_tokens(["[UNK]", "[PAD]"])
+    assert sorted(special_ids(tokenizer)) == [0, 1]
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]"
+    )
+    assert sorted(special_ids(wrapped)) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        {},
+        {"pixel_values": torch.ones(2)},
+        {"input_ids": torch.ones(2, 2)},
+        {"input_ids": torch.ones(2)},
+    ],
+)
+def test_features_without_token_ids_are_refused(features: dict[str, torch.Tensor]) -> None:
+    with pytest.raises(ValueError, match="sentence_features must hold input_ids"):
+        token_ids(features)
+
+
+def ragged(texts: list[list[int]]) -> TokenIds:
+    return TokenIds(
+        np.array([token for text in texts for token in text], dtype=np.int64),
+        np.array([0, *np.cumsum([len(text) for text in texts])]),
+    )
+
+
+def test_groups_join_pairs_that_share_a_query_or_a_code() -> None:
+    queries = [[1], [2], [1], [3], [4], [1, 0]]
+    codes = [[7], [8], [9], [8], [5], [6]]
+    query, code = duplicate_groups([ragged(queries), ragged(codes)])
+    assert query[0] == query[2] and query[1] == query[3]
+    assert len(set(query.tolist())) == 4  # {0, 2}, {1, 3}, {4}, {5}
+    assert np.array_equal(query, code)
+
+
+def test_groups_are_chained() -> None:
+    query, _ = duplicate_groups([ragged([[1], [1], [2], [2]]), ragged([[5], [6], [6], [7]])])
+    assert len(set(query.tolist())) == 1
+
+
+def test_further_codes_join_only_the_group_of_their_twin() -> None:
+    query, code = duplicate_groups(
+        [ragged([[1], [2], [3]]), ragged([[7], [8], [9]]), ragged([[4], [7], [4]])]
+    )
+    assert code[4] == query[0]
+    assert code[3] not in query and code[5] not in query
+
+
+def test_masked_pairs_are_counted_like_a_double_loop() -> None:
+    rng = np.random.default_rng(0)
+    queries, codes, more = ([[int(x)] for x in rng.integers(0, 12, 20)] for _ in range(3))
+    query, code = duplicate_groups([ragged(queries), ragged(codes), ragged(more)])
+    pairs = sum(query[i] == code[j] for i, j in product(range(20), range(40)) if i != j)
+    assert pairs > 0
+    assert count_masked(query, code) == pairs
