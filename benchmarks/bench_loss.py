@@ -79,6 +79,28 @@ def step(loss: Callable[..., torch.Tensor], data: tuple[torch.Tensor, ...]) -> l
     return [value.detach(), *torch.autograd.grad(value, data[:2])]
 
 
+def accuracy(rows: int, dimension: int) -> dict[str, Any]:
+    """Return each contender's error against float64, by type: loss, grad_query, grad_code.
+
+    The loss's is relative, a gradient's in parts of its largest value. The truth is computed from
+    the inputs as rounded to the type.
+    """
+    found: dict[str, Any] = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        data = [part.detach().to(dtype) for part in inputs(rows, dimension)]
+        sides = [part.requires_grad_(i < 2) for i, part in enumerate(data)]
+        wanted = step(
+            eager, tuple(p.detach().double().requires_grad_(i < 2) for i, p in enumerate(data))
+        )
+        for name, loss in LOSSES.items():
+            got = step(loss, tuple(sides))
+            found[f"{name}, {str(dtype)[6:]}"] = [
+                float((a.double() - b).abs().max() / b.abs().max())
+                for a, b in zip(got, wanted, strict=True)
+            ]
+    return found
+
+
 def gemms(data: tuple[torch.Tensor, ...]) -> Callable[[], None]:
     query, code, teacher_query, teacher_code = (part.detach() for part in data)
     n = len(query)
@@ -211,7 +233,11 @@ def main() -> None:
                 f"({low:.3f} to {high:.3f})"
                 + (f"   peak {peak:.2f} x 512 x {rows} floats" if peak is not None else "")
             )
-    machine.write(args.json, "loss_cpu", results)
+    errors = accuracy(max(args.rows), args.dimension)
+    print(f"errors against float64 at N = {max(args.rows)}: loss, grad_query, grad_code")
+    for name, values in errors.items():
+        print(f"  {name:20s} " + " ".join(f"{value:.1e}" for value in values))
+    machine.write(args.json, "loss_cpu", {"steps": results, "errors": errors})
 
 
 if __name__ == "__main__":

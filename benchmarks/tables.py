@@ -35,12 +35,12 @@ def loss() -> str:
         "| N = M | the four GEMMs | this package | its torch path | eager torch |",
         "|---|---|---|---|---|",
     ]
-    for entry in data["results"]:
+    for entry in data["results"]["steps"]:
         row = entry["contenders"]
         cells = [f"{row['gemms']['time_ms']:.2f} ms"]
         cells += [f"{row[name]['over_gemms']:.2f} x" for name in ("native", "torch path", "eager")]
         lines.append(f"| {entry['rows']} | {' | '.join(cells)} |")
-    last = data["results"][-1]
+    last = data["results"]["steps"][-1]
     peaks = {name: row.get("peak_mib") for name, row in last["contenders"].items()}
     lines += [
         "",
