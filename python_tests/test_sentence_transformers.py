@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from models import static_model, tiny_rows, transformer_model
+from torch import nn
+
+from softnce_ext import reference
+from softnce_ext.presets import PRESETS
+from softnce_ext.sentence_transformers import SoftInfoNCELoss, _widen
+
+ROWS = tiny_rows()
+QUERIES = [row["query"] for row in ROWS]
+CODES = [row["code"] for row in ROWS]
+
+
+@pytest.fixture(scope="module", params=["static", "transformer"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    if request.param == "static":
+        return static_model(QUERIES + CODES)
+    return transformer_model(QUERIES + CODES, tmp_path_factory.mktemp("bert"))
+
+
+def features(model: Any, *columns: list[str]) -> list[dict[str, torch.Tensor]]:
+    return [model.preprocess(texts) for texts in columns]
+
+
+def loss_and_gradients(loss: nn.Module, batch: list[dict[str, Any]]) -> list[torch.Tensor]:
+    loss.model.zero_grad()
+    value = loss([dict(column) for column in batch], None)
+    value.backward()
+    gradients = [p.grad.clone() for p in loss.model.parameters() if p.grad is not None]
+    return [value.detach(), *gradients]
+
+
+@pytest.mark.parametrize("columns", [2, 3, 4])
+@pytest.mark.parametrize("options", [{"alpha": 0.0}, {"estimator": None}])
+def test_uniform_weights_are_multiple_negatives_ranking(
+    model: Any, options: dict[str, Any], columns: int
+) -> None:
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
+    texts = [QUERIES[:12], CODES[:12], CODES[20:32], CODES[40:52]][:columns]
+    model = copy.deepcopy(model).double()  # in fp32 the layers' rounding is larger than 1e-6
+    batch = features(model, *texts)
+    wanted = loss_and_gradients(MultipleNegativesRankingLoss(model), batch)
+    found = loss_and_gradients(SoftInfoNCELoss(model, mask_duplicates=False, **options), batch)
+    assert len(found) == len(wanted)
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_default_is_the_reference_with_bm25_between_queries(model: Any) -> None:
+    batch = features(model, QUERIES[:20], CODES[:20])
+    loss = SoftInfoNCELoss(model)
+    query, code = (model(dict(column))["sentence_embedding"] for column in batch)
+    wanted = reference.soft_info_nce(
+        nn.functional.normalize(query),
+        nn.functional.normalize(code),
+        loss.estimator(batch),
+        **PRESETS["bm25"]._asdict(),
+        scale=20.0,
+    )
+    plain = SoftInfoNCELoss(model, estimator=None)(batch)
+    assert loss(batch).item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert loss(batch).item() != pytest.approx(plain.item(), rel=1e-3)
+
+
+def test_duplicates_are_masked_and_counted(model: Any) -> None:
+    queries, codes = QUERIES[:8], CODES[:8]
+    queries[3], codes[5] = queries[0], codes[1]  # rows 0 and 3, rows 1 and 5 are duplicates
+    batch = features(model, queries, codes)
+    loss = SoftInfoNCELoss(model, estimator=None)
+    found = loss(batch)
+    assert loss.pop_statistics() == {"duplicates": 4.0}
+
+    query, code = (model(dict(column))["sentence_embedding"] for column in batch)
+    scores = 20 * nn.functional.normalize(query) @ nn.functional.normalize(code).T
+    for i, j in ((0, 3), (3, 0), (1, 5), (5, 1)):
+        scores[i, j] = -torch.inf
+    wanted = nn.functional.cross_entropy(scores, torch.arange(8))
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-5)
+
+    unmasked = SoftInfoNCELoss(model, estimator=None, mask_duplicates=False)
+    assert unmasked(batch).item() > found.item()
+    assert unmasked.pop_statistics() == {}
+
+
+@pytest.mark.parametrize("columns", [2, 3])
+@pytest.mark.parametrize("repeated", [False, True])
+def test_low_weights_are_those_of_equation_4(model: Any, columns: int, repeated: bool) -> None:
+    queries = [*QUERIES[:10], *(QUERIES[:2] if repeated else QUERIES[10:12])]
+    batch = features(model, queries, CODES[:12], CODES[20:32])[:columns]
+    loss = SoftInfoNCELoss(model, temperature=0.5)
+    seen: dict[str, Any] = {}
+    compute = loss.compute_loss_from_embeddings
+
+    def spy(*args: Any, **given: Any) -> torch.Tensor:
+        seen.update(given)
+        return compute(*args, **given)
+
+    loss.compute_loss_from_embeddings = spy
+    loss(batch)
+    rule = {**PRESETS["bm25"]._asdict(), "temperature": 0.5}
+    groups = seen["groups"]
+    assert (groups is not None) == repeated
+    similarity = seen["similarity"]
+    if columns == 3:  # further codes have no text to compare: mean of the row's others
+        similarity = _widen(similarity, 12, 24, rule, groups)
+    weights = reference.soft_weights(similarity, **rule, groups=groups)
+    negative = weights > 0
+    negative.fill_diagonal_(False)
+    low = ((weights < 0.5) & negative).sum(1).float().mean()
+    assert low > 0
+    assert loss.pop_statistics()["low_weights"] == pytest.approx(low.item())
+    if columns == 3:
+        assert torch.allclose(weights[:, 12:], torch.ones(()), atol=1e-5)
+
+
+def test_statistics_are_means_over_the_steps_since_the_last_call(model: Any) -> None:
+    queries = [QUERIES[0], QUERIES[0], *QUERIES[1:5]]
+    loss = SoftInfoNCELoss(model, estimator=None)
+    loss(features(model, queries, CODES[:6]))
+    loss(features(model, QUERIES[:6], CODES[:6]))
+    assert loss.pop_statistics() == {"duplicates": 1.0}
+    loss(features(model, QUERIES[:6], CODES[:6]))
+    assert loss.pop_statistics() == {"duplicates": 0.0}
+
+
+def test_own_estimator_sees_the_features_and_is_not_trained(model: Any) -> None:
+    class Teacher(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+
+        def forward(self, batch: list[dict[str, Any]]) -> torch.Tensor:
+            assert len(batch) == 2 and not torch.is_grad_enabled()
+            return torch.zeros(6, 6)
+
+    loss = SoftInfoNCELoss(model, Teacher(), alpha=1.3, beta=0.7, temperature=0.1)
+    batch = features(model, QUERIES[:6], CODES[:6])
+    plain = SoftInfoNCELoss(model, estimator=None)
+    assert loss(batch).item() == pytest.approx(plain(batch).item(), rel=1e-6)
+    trained = {id(parameter) for parameter in model.parameters()}
+    assert {id(parameter) for parameter in loss.parameters()} == trained
+    assert loss.get_config_dict()["estimator"] == "Teacher"
+
+
+def test_dot_product_scores_are_on_offer(model: Any) -> None:
+    batch = features(model, QUERIES[:6], CODES[:6])
+    loss = SoftInfoNCELoss(model, estimator=None, normalize=False, scale=1.0, mask_duplicates=False)
+    query, code = (3 * model(dict(column))["sentence_embedding"] for column in batch)
+    wanted = reference.info_nce(query, code)
+    assert loss.compute_loss_from_embeddings([query, code]).item() == pytest.approx(
+        wanted.item(), rel=1e-5
+    )
+
+
+def test_card_and_citation(model: Any) -> None:
+    config = SoftInfoNCELoss(model, beta=0.75).get_config_dict()
+    assert json.loads(json.dumps(config)) == {
+        "estimator": "InBatchBM25",
+        "scale": 20.0,
+        "alpha": 1.5,
+        "beta": 0.75,
+        "temperature": 1.0,
+        "min_weight": 0.1,
+        "normalize": True,
+        "mask_duplicates": True,
+    }
+    assert SoftInfoNCELoss(model, None).get_config_dict()["estimator"] is None
+    assert "Rethinking Negative Pairs in Code Search" in SoftInfoNCELoss(model).citation
+
+
+def test_bad_arguments_are_named(model: Any) -> None:
+    with pytest.raises(ValueError, match="scale must be > 0, got 0"):
+        SoftInfoNCELoss(model, scale=0)
+    with pytest.raises(ValueError, match="estimator must be .* got 'tfidf'"):
+        SoftInfoNCELoss(model, "tfidf")
+    with pytest.raises(ValueError, match="alpha, temperature must be given"):
+        SoftInfoNCELoss(model, lambda batch: None, beta=0.5)
+    loss = SoftInfoNCELoss(model)
+    with pytest.raises(ValueError, match="similarity must be given"):
+        loss.compute_loss_from_embeddings([torch.ones(2, 2), torch.ones(2, 2)])
+    with pytest.raises(ValueError, match="embeddings must hold at least 2 columns, got 1"):
+        loss.compute_loss_from_embeddings([torch.ones(2, 2)])
+    narrow = SoftInfoNCELoss(model, lambda batch: torch.zeros(6, 5), alpha=1, beta=1, temperature=1)
+    with pytest.raises(ValueError, match=r"must return shape \[6, 6 to 6\], got \[6, 5\]"):
+        narrow(features(model, QUERIES[:6], CODES[:6]))
+
+
+def test_drops_into_the_trainer_of_others(model: Any, tmp_path: Path) -> None:
+    from datasets import Dataset
+    from sentence_transformers import (
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
+
+    columns = {"query": QUERIES[:32], "code": CODES[:32], "code_neg": CODES[32:64]}
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    trainer = SentenceTransformerTrainer(
+        model=model,
+        args=SentenceTransformerTrainingArguments(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=16,
+            num_train_epochs=2,
+            learning_rate=1e-2,
+            save_strategy="no",
+            report_to="none",
+            logging_steps=1,
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+        ),
+        train_dataset=Dataset.from_dict(columns),
+        loss=SoftInfoNCELoss(model),
+    )
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < losses[0]
+    with torch.no_grad():  # the fixture is shared
+        for parameter, value in zip(model.parameters(), before, strict=True):
+            parameter.copy_(value)

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from models import static_model, tiny_rows, transformer_model
+
+from softnce_ext.training.batches import TextPairs, TokenizedPairs
+from softnce_ext.training.settings import TrainSettings
+from softnce_ext.training.trainer import (
+    TrainingDivergedError,
+    TrainingInterrupted,
+    TrainingRun,
+    make_loss,
+    train_encoder,
+)
+
+ROWS = tiny_rows()
+QUERIES = [row["query"] for row in ROWS]
+CODES = [row["code"] for row in ROWS]
+SETTINGS = TrainSettings(batch_size=32, epochs=2, learning_rate=5e-2).resolved(static=True)
+
+
+def train(
+    model: Any, settings: TrainSettings = SETTINGS, loss: str = "soft-infonce", **options: Any
+) -> TrainingRun:
+    pairs = TokenizedPairs.of(model, QUERIES, CODES)
+    options = {"progress": False, **options}
+    return train_encoder(model, make_loss(model, settings, loss), pairs, settings, **options)
+
+
+def weights(model: Any) -> torch.Tensor:
+    return model[0].embedding.weight.detach().clone()
+
+
+@pytest.fixture
+def model() -> Any:
+    return static_model(QUERIES + CODES)
+
+
+@pytest.mark.parametrize("loss", ["infonce", "soft-infonce"])
+def test_training_lowers_the_loss_and_logs_every_step(
+    model: Any, loss: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(model, loss=loss, progress=True, title="a title")
+    assert [step["step"] for step in run.steps] == [1, 2, 3, 4, 5, 6]
+    assert run.steps[-1]["loss"] < run.steps[0]["loss"]
+    assert all("duplicates" in step for step in run.steps)
+    assert all(("low_weights" in step) == (loss == "soft-infonce") for step in run.steps)
+    assert run.epoch == 2 and run.seconds > 0
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "a title" in shown.err and "6/6" in shown.err
+
+
+def test_same_seed_gives_the_same_weights(model: Any) -> None:
+    twin, other = copy.deepcopy(model), copy.deepcopy(model)
+    train(model)
+    train(twin)
+    train(other, TrainSettings(**{**SETTINGS.to_json(), "seed": 1}))
+    assert torch.equal(weights(model), weights(twin))
+    assert not torch.equal(weights(model), weights(other))
+
+
+def test_tokenized_batches_are_those_of_the_model(model: Any) -> None:
+    pairs = TokenizedPairs.of(model, QUERIES, CODES)
+    rows = [{"row": row} for row in (3, 0, 70)]
+    batch = pairs(rows)
+    for name, texts in (("query", QUERIES), ("code", CODES)):
+        wanted = model.preprocess([texts[row["row"]] for row in rows])
+        assert torch.equal(batch[f"{name}_input_ids"], wanted["input_ids"])
+        assert torch.equal(batch[f"{name}_offsets"], wanted["offsets"])
+
+
+def test_best_epoch_is_kept(model: Any) -> None:
+    figures, seen = [0.2, 0.5, 0.4], []
+
+    def validate() -> float:
+        seen.append(weights(model))
+        return figures[len(seen) - 1]
+
+    settings = TrainSettings(**{**SETTINGS.to_json(), "epochs": 3})
+    run = train(model, settings, validate=validate)
+    assert run.epoch == 2 and run.validation == figures
+    assert torch.equal(weights(model), seen[1]) and not torch.equal(seen[1], seen[2])
+
+
+def test_loss_that_is_not_finite_stops_at_its_step(model: Any) -> None:
+    loss = make_loss(model, SETTINGS, "infonce")
+    compute, calls = loss.compute_loss_from_embeddings, []
+
+    def break_down(*args: Any, **options: Any) -> torch.Tensor:
+        calls.append(1)
+        return compute(*args, **options) * (float("nan") if len(calls) == 3 else 1.0)
+
+    loss.compute_loss_from_embeddings = break_down
+    pairs = TokenizedPairs.of(model, QUERIES, CODES)
+    with pytest.raises(TrainingDivergedError, match="the loss became nan at step 3 of 6"):
+        train_encoder(model, loss, pairs, SETTINGS, progress=False)
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_interrupt_leaves_the_best_epoch_so_far(model: Any, epoch: int) -> None:
+    kept = []
+
+    def validate() -> float:
+        if len(kept) == epoch:
+            raise KeyboardInterrupt
+        kept.append(weights(model))
+        return 0.5
+
+    with pytest.raises(TrainingInterrupted) as stop:
+        train(model, validate=validate)
+    assert stop.value.epoch == epoch
+    if epoch:
+        assert torch.equal(weights(model), kept[0])
+
+
+def test_transformers_train_on_texts(tmp_path_factory: pytest.TempPathFactory) -> None:
+    model = transformer_model(QUERIES + CODES, tmp_path_factory.mktemp("bert"))
+    settings = TrainSettings(model="bert", batch_size=32, learning_rate=1e-3).resolved(static=False)
+    loss = make_loss(model, settings, "soft-infonce")
+    run = train_encoder(model, loss, TextPairs(QUERIES, CODES), settings, progress=False)
+    assert len(run.steps) == 3 and run.steps[-1]["loss"] < run.steps[0]["loss"]
+    assert not model.training
