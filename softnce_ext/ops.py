@@ -53,8 +53,8 @@ def ready(device_type: str) -> bool:
 
 # What torch.compiler.assume_constant_result sets; calling it here would import torch._dynamo, over
 # a second, into every program.
-for _function in (unavailable, ready):
-    _function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+unavailable._dynamo_marked_constant = True  # type: ignore[attr-defined]
+ready._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache

@@ -22,7 +22,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is 0, 1 for a failure told in a sentence, 2 for wrong usage."""
+    """Run one command; return 0, 1 for a failure told in a sentence, 2 for wrong usage."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = _parser(arguments).parse_args(arguments)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from ..bm25 import BM25
 from ..data.formats import read_pairs
 from ..data.manifest import apply_manifest, read_manifest
 from ..data.mining import mine_interpreter
@@ -31,6 +32,7 @@ from ..encoders.static import (
 )
 from ..encoders.text import code_text
 from ..evaluation.evaluate import result_row
+from ..functional import info_nce
 from .batches import TextPairs, TokenizedPairs, TrainingPairs
 from .compare import add_seconds, differences, hybrid_weight_of, rank_all, validation_mrr
 from .output import check_output, save_model
@@ -38,6 +40,7 @@ from .settings import STATIC, TrainSettings
 from .trainer import TrainingInterrupted, TrainingRun, make_loss, train_encoder
 
 if TYPE_CHECKING:
+    import torch
     from sentence_transformers import SentenceTransformer
 
     from ..data.pairs import Pair
@@ -91,6 +94,7 @@ class TrainingJob:
             model, texts = self._prepare(split.train)
             self.settings = settings = self.settings.resolved(static=is_static(model))
             untrained = copy.deepcopy(model) if settings.compare else None
+            _warm_up(model.device)
 
         with self._phase("training"):
             run, weight = self._train_main(model, texts, split)
@@ -208,6 +212,14 @@ class TrainingJob:
         begin = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - begin
+
+
+def _warm_up(device: torch.device) -> None:
+    """Build the native loss and compile BM25: what a first call costs is not training's."""
+    import torch
+
+    info_nce(torch.eye(2, device=device), torch.eye(2, device=device))
+    BM25().scores([[0], [0]])
 
 
 def _versions() -> dict[str, str]:
