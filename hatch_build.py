@@ -19,6 +19,7 @@ class NativeBuildHook(BuildHookInterface):
     """Compile the CPU library, and the CUDA one with SOFTNCE_AOT=cuda, into the wheel."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Do so where SOFTNCE_AOT asks for it."""
         wish = os.environ.get("SOFTNCE_AOT", "")
         if not wish or self.target_name != "wheel" or version == "editable":
             return
