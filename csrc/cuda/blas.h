@@ -59,10 +59,12 @@ class Blas {
     }
     // cuBLAS is column-major: it sees every matrix transposed, so out^T = b^T a^T is what it does.
     check(api_.gemm_ex(handle_, b.transposed, a.transposed, to_int(out.columns), to_int(out.rows),
-                       to_int(a.columns), alpha_pointer, b.data, data_type(b.type),
-                       stride(b), a.data, data_type(a.type), stride(a), beta_pointer, out.data,
+                       to_int(a.columns), alpha_pointer, b.data, data_type(b.type), stride(b),
+                       a.data, data_type(a.type), stride(a), beta_pointer, out.data,
                        data_type(out.type), stride(out),
-                       is_double ? kCompute64F : tf32 ? kCompute32FFastTF32 : kCompute32F,
+                       is_double ? kCompute64F
+                       : tf32    ? kCompute32FFastTF32
+                                 : kCompute32F,
                        kGemmDefault),
           "cublasGemmEx");
   }
@@ -105,10 +107,14 @@ class Blas {
 
   static cudaDataType_t data_type(ScalarType type) {
     switch (type) {
-      case ScalarType::Half: return CUDA_R_16F;
-      case ScalarType::BFloat16: return CUDA_R_16BF;
-      case ScalarType::Double: return CUDA_R_64F;
-      default: return CUDA_R_32F;
+      case ScalarType::Half:
+        return CUDA_R_16F;
+      case ScalarType::BFloat16:
+        return CUDA_R_16BF;
+      case ScalarType::Double:
+        return CUDA_R_64F;
+      default:
+        return CUDA_R_32F;
     }
   }
 

@@ -41,24 +41,24 @@ constexpr int kBatch = 4;
 // R rows of a block, against all M codes.
 template <typename T>
 struct RowBlock {
-  T* scores;                     // [R, M] in: s; out: rows of M gradients, each from its row's start
-  const void* similarity;        // [R, M] z, rows `similarity_stride` apart; null: all weights are 1
+  T* scores;               // [R, M] in: s; out: rows of M gradients, each from its row's start
+  const void* similarity;  // [R, M] z, rows `similarity_stride` apart; null: all weights are 1
   int64_t similarity_stride;
   ScalarType similarity_type;
-  T* scratch;                    // [R, M] for weighted rows beyond shared memory; may be `similarity`
-  const int64_t* query_groups;   // [R] or null
-  const int64_t* code_groups;    // [M] or null
-  const T* row_weights;          // [R] or null: 1
-  T* loss;                       // [R]
-  int64_t first_positive;        // column of the first row's positive
-  int32_t columns;               // M
+  T* scratch;  // [R, M] for weighted rows beyond shared memory; may be `similarity`
+  const int64_t* query_groups;  // [R] or null
+  const int64_t* code_groups;   // [M] or null
+  const T* row_weights;         // [R] or null: 1
+  T* loss;                      // [R]
+  int64_t first_positive;       // column of the first row's positive
+  int32_t columns;              // M
   T inverse_temperature;
   WeightRule rule;
-  WeightLine<T> line;            // the weights of a row whose M - 1 other columns are all negatives
+  WeightLine<T> line;  // the weights of a row whose M - 1 other columns are all negatives
   T eps;
-  T gain;                        // the gradient is written times gain * row_weight
+  T gain;  // the gradient is written times gain * row_weight
   bool need_gradient;
-  bool round_to_tf32;            // of fp32 gradients: the tensor cores would truncate
+  bool round_to_tf32;  // of fp32 gradients: the tensor cores would truncate
 };
 
 template <typename T>
@@ -97,8 +97,9 @@ __device__ __forceinline__ T block_max(T value) {
 }
 
 // The sweep every loop over a row is: load(j) of kBatch of the thread's columns, so that as many
-// reads are under way at once, then use(j, loaded, k) of each; k < kBatch is a constant. All threads
-// go round equally often; kBarrier separates the loads of a round from what is done with them.
+// reads are under way at once, then use(j, loaded, k) of each; k < kBatch is a constant. All
+// threads go round equally often; kBarrier separates the loads of a round from what is done with
+// them.
 template <bool kBarrier = false, typename Load, typename Use>
 __device__ __forceinline__ void for_columns(int32_t columns, Load load, Use use) {
   const int32_t step = static_cast<int32_t>(blockDim.x);
@@ -144,18 +145,25 @@ template <typename T, typename F>
 __device__ __forceinline__ T with_similarity(const RowBlock<T>& b, int64_t r, F f) {
   const int64_t at = r * b.similarity_stride;
   switch (b.similarity_type) {
-    case ScalarType::Half: return f(static_cast<const __half*>(b.similarity) + at);
-    case ScalarType::BFloat16: return f(static_cast<const __nv_bfloat16*>(b.similarity) + at);
-    case ScalarType::Double: return f(static_cast<const double*>(b.similarity) + at);
-    default: return f(static_cast<const float*>(b.similarity) + at);
+    case ScalarType::Half:
+      return f(static_cast<const __half*>(b.similarity) + at);
+    case ScalarType::BFloat16:
+      return f(static_cast<const __nv_bfloat16*>(b.similarity) + at);
+    case ScalarType::Double:
+      return f(static_cast<const double*>(b.similarity) + at);
+    default:
+      return f(static_cast<const float*>(b.similarity) + at);
   }
 }
 
 template <typename T, typename Z>
 __device__ __forceinline__ T from_storage(Z value) {
-  if constexpr (std::is_same_v<Z, __half>) return static_cast<T>(__half2float(value));
-  else if constexpr (std::is_same_v<Z, __nv_bfloat16>) return static_cast<T>(__bfloat162float(value));
-  else return static_cast<T>(value);
+  if constexpr (std::is_same_v<Z, __half>)
+    return static_cast<T>(__half2float(value));
+  else if constexpr (std::is_same_v<Z, __nv_bfloat16>)
+    return static_cast<T>(__bfloat162float(value));
+  else
+    return static_cast<T>(value);
 }
 
 // Nearest value of 11 significant bits, the tensor cores' TF32.
@@ -170,10 +178,14 @@ __device__ __forceinline__ float nearest_tf32(float value) {
 
 template <typename G, typename T>
 __device__ __forceinline__ G to_gradient(T value, bool round_to_tf32) {
-  if constexpr (std::is_same_v<G, __half>) return __float2half_rn(value);
-  else if constexpr (std::is_same_v<G, __nv_bfloat16>) return __float2bfloat16_rn(value);
-  else if constexpr (std::is_same_v<G, float>) return round_to_tf32 ? nearest_tf32(value) : value;
-  else return value;
+  if constexpr (std::is_same_v<G, __half>)
+    return __float2half_rn(value);
+  else if constexpr (std::is_same_v<G, __nv_bfloat16>)
+    return __float2bfloat16_rn(value);
+  else if constexpr (std::is_same_v<G, float>)
+    return round_to_tf32 ? nearest_tf32(value) : value;
+  else
+    return value;
 }
 
 // T: the type of scores and sums. G: the type of the gradient, no wider than T.
@@ -187,8 +199,10 @@ __global__ void __launch_bounds__(kMaxThreads, 1) row_kernel(const RowBlock<T> b
   const bool weighted = b.similarity != nullptr || b.code_groups != nullptr;
   T* const scores = b.scores + r * columns;
   T* row;
-  if constexpr (kShared) row = reinterpret_cast<T*>(shared_row);
-  else row = weighted ? b.scratch + r * columns : scores;
+  if constexpr (kShared)
+    row = reinterpret_cast<T*>(shared_row);
+  else
+    row = weighted ? b.scratch + r * columns : scores;
 
   const T positive_score = scores[positive];
   int32_t negatives = columns - 1;
@@ -261,13 +275,12 @@ __global__ void __launch_bounds__(kMaxThreads, 1) row_kernel(const RowBlock<T> b
   }
   largest = larger(largest, positive_score);
 
-  T sum, gap, factor;
+  T sum, gap;
   if (negatives == 0) {
-    // Nothing to learn, whatever the similarities hold: loss 0, gradient 0, and NaN for a positive
-    // score that is NaN or infinite.
+    // Nothing to learn, whatever the similarities hold: loss and gradient 0, or NaN for a positive
+    // score that is NaN or infinite. `row` holds 0 but for the positive.
     gap = 0;
     sum = positive_score - positive_score;
-    factor = sum;
   } else {
     if (weighted) {
       sum = sum_columns<T>(columns, load_score, [&](int32_t j, T s) {
@@ -285,19 +298,17 @@ __global__ void __launch_bounds__(kMaxThreads, 1) row_kernel(const RowBlock<T> b
   if (threadIdx.x == 0) b.loss[r] = result.loss;
   if (!b.need_gradient) return;
 
-  if (negatives != 0) {
-    factor = b.gain * result.gradient_scale;
-    if (b.row_weights != nullptr) factor *= b.row_weights[r];
-  }
+  T factor = b.gain * result.gradient_scale;
+  if (b.row_weights != nullptr) factor *= b.row_weights[r];
 
   // In place: gradient j takes bytes of the scores j * sizeof(G) / sizeof(T), which other threads
   // own. With `row` in shared memory or scratch nothing is lost: a reduction stands between every
-  // thread's last read of a score and here. A plain row in global memory is still read here, and may
-  // be overwritten only below the columns that all threads have read: the barrier of each round.
+  // thread's last read of a score and here. A plain row in global memory is still read here, and
+  // may be overwritten only below the columns that all threads have read: the barrier of each
+  // round.
   G* const gradient = reinterpret_cast<G*>(scores);
   for_columns<!kShared && sizeof(G) != sizeof(T)>(columns, load_row, [&](int32_t j, T e, int) {
-    T value = j == positive ? -sum * factor : e * factor;
-    if (negatives == 0) value = factor;
+    const T value = j == positive ? -sum * factor : e * factor;
     gradient[j] = to_gradient<G>(value, b.round_to_tf32);
   });
 }

@@ -6,17 +6,17 @@
 //   row kernel: loss rows, and G = d loss / d scores in place of scores, in the operands' type
 //   grad_query_block = alpha * G @ code;   grad_code += alpha * G^T @ query_block
 //
-// Never materialised: anything [N, M]. The row kernel has one thread block per row (row_kernel.cuh).
-// Sums are fp32 (fp64 for fp64) in the GEMMs and the row kernel, double in the total; grad_code is
-// accumulated over the blocks in fp32. Every sum has a fixed order: results are bitwise repeatable.
-// Nothing synchronises, all memory is torch's: the ops run on the current stream and can be captured
-// in a CUDA graph.
+// Never materialised: anything [N, M]. The row kernel has one thread block per row
+// (row_kernel.cuh). Sums are fp32 (fp64 for fp64) in the GEMMs and the row kernel, double in the
+// total; grad_code is accumulated over the blocks in fp32. Every sum has a fixed order: results are
+// bitwise repeatable. Nothing synchronises, all memory is torch's: the ops run on the current
+// stream and can be captured in a CUDA graph.
 //
 // Half operands: scale and row_weight go into alpha, so that G is p - [i = j] in [-1, 1] and not
 // p / N, which fp16 could not hold. fp16 G is moreover kept times 2^14 (p = 3e-12 is still not 0).
 // A row weight of each row's own (rows_backward) has no such factor to be drawn out: bf16 has the
-// range for it; fp16 operands are converted to fp32 for that op and multiplied as TF32, whose 11
-// significant bits are those of fp16 and whose range is that of fp32.
+// range for it; fp16, which a GradScaler's 65,536 would overflow, is converted to fp32 for that op
+// and multiplied as TF32, whose 11 significant bits are those of fp16 in the range of fp32.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -119,16 +119,20 @@ struct Launch {
 
   template <typename T>
   void rows(const RowBlock<T>& block, int64_t count, ScalarType gradient) const {
-    if constexpr (std::is_same_v<T, double>) return rows<double, double>(block, count);
-    else if (gradient == ScalarType::Half) return rows<float, __half>(block, count);
-    else if (gradient == ScalarType::BFloat16) return rows<float, __nv_bfloat16>(block, count);
-    else return rows<float, float>(block, count);
+    if constexpr (std::is_same_v<T, double>)
+      return rows<double, double>(block, count);
+    else if (gradient == ScalarType::Half)
+      return rows<float, __half>(block, count);
+    else if (gradient == ScalarType::BFloat16)
+      return rows<float, __nv_bfloat16>(block, count);
+    else
+      return rows<float, float>(block, count);
   }
 
   template <typename T>
   void total(const Tensor& loss, double weight, const Tensor& total) const {
-    total_kernel<T><<<1, kMaxThreads, 0, stream>>>(
-        loss.const_data_ptr<T>(), loss.size(0), weight, total.mutable_data_ptr<T>());
+    total_kernel<T><<<1, kMaxThreads, 0, stream>>>(loss.const_data_ptr<T>(), loss.size(0), weight,
+                                                   total.mutable_data_ptr<T>());
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   }
 };
@@ -182,8 +186,7 @@ Outputs run_blocks(const Arguments& a, const Launch& launch, double row_weight,
   const ScalarType gradient = gradient_type(input);
   const bool several_blocks = block_rows < n;
   const Tensor loss = torch::stable::new_empty(query, {n}, type);
-  const Tensor grad_query =
-      torch::stable::new_empty(query, {need_grad_query ? n : 0, d}, gradient);
+  const Tensor grad_query = torch::stable::new_empty(query, {need_grad_query ? n : 0, d}, gradient);
   const Tensor grad_code = torch::stable::new_empty(query, {need_grad_code ? m : 0, d},
                                                     several_blocks ? type : gradient);
 
@@ -241,8 +244,7 @@ template <typename T>
 std::tuple<Tensor, Tensor, Tensor> reduced(const Arguments& a, double row_weight,
                                            bool need_grad_query, bool need_grad_code) {
   const Launch launch(a.query);
-  Outputs out =
-      run_blocks<T>(a, launch, row_weight, std::nullopt, need_grad_query, need_grad_code);
+  Outputs out = run_blocks<T>(a, launch, row_weight, std::nullopt, need_grad_query, need_grad_code);
   Tensor loss = torch::stable::new_empty(out.loss, {});
   launch.total<T>(out.loss, row_weight, loss);
   return {loss, out.grad_query, out.grad_code};
@@ -265,37 +267,47 @@ std::tuple<Tensor, Tensor> rows_backward(const Arguments& a, const Tensor& grad_
 bool is_double(const Arguments& a) { return a.query.scalar_type() == ScalarType::Double; }
 
 std::tuple<Tensor, Tensor, Tensor> soft_info_nce_cuda(
-    Tensor query, Tensor code, std::optional<Tensor> similarity, std::optional<Tensor> teacher_query,
-    std::optional<Tensor> teacher_code, std::optional<Tensor> query_groups,
-    std::optional<Tensor> code_groups, double alpha, double beta, double temperature,
-    double min_weight, double scale, double eps, int64_t positive_offset, int64_t block_rows,
-    double row_weight, bool need_grad_query, bool need_grad_code) {
-  const Arguments a{query, code, similarity, teacher_query, teacher_code, query_groups, code_groups,
-                    {alpha, beta, temperature, min_weight}, scale, eps, positive_offset, block_rows};
+    Tensor query, Tensor code, std::optional<Tensor> similarity,
+    std::optional<Tensor> teacher_query, std::optional<Tensor> teacher_code,
+    std::optional<Tensor> query_groups, std::optional<Tensor> code_groups, double alpha,
+    double beta, double temperature, double min_weight, double scale, double eps,
+    int64_t positive_offset, int64_t block_rows, double row_weight, bool need_grad_query,
+    bool need_grad_code) {
+  const Arguments a{
+      query,        code,         similarity,      teacher_query,
+      teacher_code, query_groups, code_groups,     {alpha, beta, temperature, min_weight},
+      scale,        eps,          positive_offset, block_rows};
   check(a);
   return is_double(a) ? reduced<double>(a, row_weight, need_grad_query, need_grad_code)
                       : reduced<float>(a, row_weight, need_grad_query, need_grad_code);
 }
 
-Tensor soft_info_nce_rows_cuda(
-    Tensor query, Tensor code, std::optional<Tensor> similarity, std::optional<Tensor> teacher_query,
-    std::optional<Tensor> teacher_code, std::optional<Tensor> query_groups,
-    std::optional<Tensor> code_groups, double alpha, double beta, double temperature,
-    double min_weight, double scale, double eps, int64_t positive_offset, int64_t block_rows) {
-  const Arguments a{query, code, similarity, teacher_query, teacher_code, query_groups, code_groups,
-                    {alpha, beta, temperature, min_weight}, scale, eps, positive_offset, block_rows};
+Tensor soft_info_nce_rows_cuda(Tensor query, Tensor code, std::optional<Tensor> similarity,
+                               std::optional<Tensor> teacher_query,
+                               std::optional<Tensor> teacher_code,
+                               std::optional<Tensor> query_groups,
+                               std::optional<Tensor> code_groups, double alpha, double beta,
+                               double temperature, double min_weight, double scale, double eps,
+                               int64_t positive_offset, int64_t block_rows) {
+  const Arguments a{
+      query,        code,         similarity,      teacher_query,
+      teacher_code, query_groups, code_groups,     {alpha, beta, temperature, min_weight},
+      scale,        eps,          positive_offset, block_rows};
   check(a);
   return is_double(a) ? rows<double>(a) : rows<float>(a);
 }
 
 std::tuple<Tensor, Tensor> soft_info_nce_rows_backward_cuda(
-    Tensor query, Tensor code, std::optional<Tensor> similarity, std::optional<Tensor> teacher_query,
-    std::optional<Tensor> teacher_code, std::optional<Tensor> query_groups,
-    std::optional<Tensor> code_groups, double alpha, double beta, double temperature,
-    double min_weight, double scale, double eps, int64_t positive_offset, int64_t block_rows,
-    Tensor grad_loss, bool need_grad_query, bool need_grad_code) {
-  const Arguments a{query, code, similarity, teacher_query, teacher_code, query_groups, code_groups,
-                    {alpha, beta, temperature, min_weight}, scale, eps, positive_offset, block_rows};
+    Tensor query, Tensor code, std::optional<Tensor> similarity,
+    std::optional<Tensor> teacher_query, std::optional<Tensor> teacher_code,
+    std::optional<Tensor> query_groups, std::optional<Tensor> code_groups, double alpha,
+    double beta, double temperature, double min_weight, double scale, double eps,
+    int64_t positive_offset, int64_t block_rows, Tensor grad_loss, bool need_grad_query,
+    bool need_grad_code) {
+  const Arguments a{
+      query,        code,         similarity,      teacher_query,
+      teacher_code, query_groups, code_groups,     {alpha, beta, temperature, min_weight},
+      scale,        eps,          positive_offset, block_rows};
   check(a);
   STD_TORCH_CHECK(grad_loss.dim() == 1 && grad_loss.size(0) == a.rows(),
                   "grad_loss must have shape [", a.rows(), "]");
