@@ -35,6 +35,9 @@ using torch::headeronly::ScalarType;
 
 constexpr int kWarp = 32;
 constexpr int kMaxThreads = 1024;
+// Of the row kernel: with more, the registers of fp64 would not fit.
+template <typename T>
+constexpr int kRowThreads = sizeof(T) == 8 ? 512 : kMaxThreads;
 // Columns a thread reads at once: 16 bytes a thread, 32 KiB a multiprocessor.
 constexpr int kBatch = 4;
 
@@ -191,7 +194,7 @@ __device__ __forceinline__ G to_gradient(T value, bool round_to_tf32) {
 // T: the type of scores and sums. G: the type of the gradient, no wider than T.
 // kShared: `row` lies in shared memory, M * sizeof(T) bytes of it.
 template <typename T, typename G, bool kShared>
-__global__ void __launch_bounds__(kMaxThreads, 1) row_kernel(const RowBlock<T> b) {
+__global__ void __launch_bounds__(kRowThreads<T>, 1) row_kernel(const RowBlock<T> b) {
   extern __shared__ __align__(16) unsigned char shared_row[];
   const int64_t r = blockIdx.x;
   const int32_t columns = b.columns;
@@ -205,7 +208,6 @@ __global__ void __launch_bounds__(kMaxThreads, 1) row_kernel(const RowBlock<T> b
     row = weighted ? b.scratch + r * columns : scores;
 
   const T positive_score = scores[positive];
-  int32_t negatives = columns - 1;
   T largest = -kInfinity<T>;  // of the scores that count
 
   const auto load_row = [&](int32_t j) { return row[j]; };
@@ -215,8 +217,8 @@ __global__ void __launch_bounds__(kMaxThreads, 1) row_kernel(const RowBlock<T> b
     const auto is_negative = [&](int32_t j) {
       return j != positive && (b.code_groups == nullptr || b.code_groups[j] != group);
     };
-    int32_t excluded = 0;
     if (b.similarity != nullptr) {
+      int32_t excluded = 0;  // the positive and the masked columns
       // Columns that are no negatives take z = -inf; an infinite z of a negative becomes NaN
       // (z - z is 0 for a finite z), so that -inf says "no negative" from here on.
       const T largest_z = with_similarity(b, r, [&](const auto* similarity) {
@@ -242,8 +244,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1) row_kernel(const RowBlock<T> b
       });
       WeightLine<T> line = b.line;
       if (b.code_groups != nullptr) {
-        negatives = columns - block_sum(excluded);
-        line = weight_line<T>(b.rule, negatives);
+        line = weight_line<T>(b.rule, columns - block_sum(excluded));
       }
       line.slope /= sum;
       // A column of weight 0 must not set the maximum: all others could underflow beside it.
@@ -261,11 +262,9 @@ __global__ void __launch_bounds__(kMaxThreads, 1) row_kernel(const RowBlock<T> b
       largest = max_columns<T>(
           columns, [&](int32_t j) { return Column{scores[j], is_negative(j)}; },
           [&](int32_t j, Column c) {
-            excluded += !c.negative;
             row[j] = c.negative ? T(1) : T(0);
             return c.negative ? c.s : -kInfinity<T>;
           });
-      negatives = columns - block_sum(excluded);
     }
   } else {
     largest = max_columns<T>(columns, load_score, [&](int32_t j, T s) {
@@ -275,25 +274,20 @@ __global__ void __launch_bounds__(kMaxThreads, 1) row_kernel(const RowBlock<T> b
   }
   largest = larger(largest, positive_score);
 
-  T sum, gap;
-  if (negatives == 0) {
-    // Nothing to learn, whatever the similarities hold: loss and gradient 0, or NaN for a positive
-    // score that is NaN or infinite. `row` holds 0 but for the positive.
-    gap = 0;
-    sum = positive_score - positive_score;
+  // A row without negatives comes to sum = 0 and gap = 0 by itself: loss and gradient 0, or NaN for
+  // a positive score that is NaN or infinite.
+  T sum;
+  if (weighted) {
+    sum = sum_columns<T>(columns, load_score, [&](int32_t j, T s) {
+      const T w = row[j];
+      return row[j] = w == T(0) ? T(0) : w * exp(s - largest);
+    });
   } else {
-    if (weighted) {
-      sum = sum_columns<T>(columns, load_score, [&](int32_t j, T s) {
-        const T w = row[j];
-        return row[j] = w == T(0) ? T(0) : w * exp(s - largest);
-      });
-    } else {
-      sum = sum_columns<T>(columns, load_row, [&](int32_t j, T s) {
-        return row[j] = j == positive ? T(0) : exp(s - largest);
-      });
-    }
-    gap = largest - positive_score;
+    sum = sum_columns<T>(columns, load_row, [&](int32_t j, T s) {
+      return row[j] = j == positive ? T(0) : exp(s - largest);
+    });
   }
+  const T gap = largest - positive_score;
   const RowResult<T> result = finish_row<T>(gap, exp(-gap), sum, b.eps);
   if (threadIdx.x == 0) b.loss[r] = result.loss;
   if (!b.need_gradient) return;

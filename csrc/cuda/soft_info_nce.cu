@@ -72,11 +72,12 @@ int64_t choose_block_rows(const Arguments& a) {
   return std::min(divide_up(even, kTileRows) * kTileRows, n);
 }
 
+template <typename T>
 int choose_threads(int64_t columns) {
   if (columns <= 256) return 64;
   if (columns <= 1024) return 128;
   if (columns <= 4096) return 256;
-  return columns <= 16384 ? 512 : kMaxThreads;
+  return columns <= 16384 ? 512 : kRowThreads<T>;
 }
 
 // Where the kernels run, and their launches.
@@ -104,7 +105,7 @@ struct Launch {
 
   template <typename T, typename G>
   void rows(const RowBlock<T>& block, int64_t count) const {
-    const dim3 grid(static_cast<unsigned>(count)), threads(choose_threads(block.columns));
+    const dim3 grid(static_cast<unsigned>(count)), threads(choose_threads<T>(block.columns));
     if (fits_shared<T>(block.columns)) {
       // Always the same value, since another thread may be about to launch a larger block.
       STD_CUDA_CHECK(cudaFuncSetAttribute(row_kernel<T, G, true>,
