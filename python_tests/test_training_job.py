@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from models import tiny_rows, transformer_model, write_rows
+
+from softnce_ext.encoders.saved import load_encoder
+from softnce_ext.training import compare, job
+from softnce_ext.training.job import JobInterrupted, TrainingJob
+from softnce_ext.training.output import check_output, save_report
+from softnce_ext.training.settings import TrainSettings
+from softnce_ext.training.trainer import TrainingInterrupted
+
+TINY = {"vocab_size": 200, "dimension": 32, "batch_size": 16, "epochs": 2}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_rows(tmp_path_factory.mktemp("data") / "pairs.jsonl", tiny_rows())
+
+
+@pytest.fixture(autouse=True)
+def _no_pretrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "installed_model", lambda: None)
+
+
+def run(data: Path, output: Path, **options: Any) -> dict[str, Any]:
+    settings = TrainSettings(data=str(data), output=str(output), **{**TINY, **options})
+    return TrainingJob(settings, progress=False).run()
+
+
+@pytest.fixture(scope="module")
+def done(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    output = tmp_path_factory.mktemp("job") / "model"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare, "installed_model", lambda: None)
+        return output, run(data, output)
+
+
+def test_report_has_every_row_and_figure(done: tuple[Path, dict[str, Any]]) -> None:
+    report = json.loads(json.dumps(done[1], allow_nan=False))
+    assert [row["name"] for row in report["results"]] == [
+        "lexical",
+        "lexical+",
+        "untrained",
+        "infonce",
+        "soft-infonce",
+        "hybrid",
+    ]
+    for row in report["results"]:
+        assert {"mrr", "recall@1", "recall@5", "recall@10", "seconds", "package_mrr"} <= set(row)
+        assert row["mrr_low"] <= row["mrr"] <= row["mrr_high"]
+    gap = report["differences"]["soft-infonce minus infonce"]
+    rows = {row["name"]: row["mrr"] for row in report["results"]}
+    assert gap["mrr"] == pytest.approx(rows["soft-infonce"] - rows["infonce"])
+    assert gap["words"].startswith(("no difference", "higher by", "lower by"))
+    packages = [set(report["split"][part]["packages"]) for part in ("train", "valid", "test")]
+    assert not packages[0] & packages[2] and not packages[1] & packages[2]
+    assert report["training"]["soft-infonce"]["mean"]["low_weights"] >= 0
+    assert len(report["training"]["infonce"]["validation_mrr"]) == 2
+    assert set(report["seconds"]) >= {"reading", "splitting", "training", "evaluating", "total"}
+
+
+def test_folder_says_how_to_use_it(done: tuple[Path, dict[str, Any]]) -> None:
+    output, report = done
+    _, settings = load_encoder(str(output))
+    assert settings.name_boost == report["settings"]["name_boost"] == 5
+    assert settings.hybrid_weight == report["hybrid_weight"]
+    content = json.loads((output / "softnce.json").read_text())
+    assert content["settings"] == report["settings"]
+    assert TrainSettings(**content["settings"]).vocab_size == 200
+    assert content["versions"].keys() >= {"torch", "softnce_ext", "sentence-transformers"}
+    save_report(output, report, "a table")
+    assert json.loads((output / "metrics.json").read_text()) == json.loads(json.dumps(report))
+    assert "a table" in (output / "README.md").read_text()
+
+
+def test_saved_model_needs_nothing_of_ours(done: tuple[Path, dict[str, Any]]) -> None:
+    texts = ["read the file", "def parseHTTPResponse(raw_bytes): pass", "", "x " * 500]
+    model, _ = load_encoder(str(done[0]))
+    script = """
+import json, sys
+
+class Block:
+    def find_spec(self, name, *rest):
+        if name.partition(".")[0] == "softnce_ext":
+            raise ImportError("softnce_ext is blocked")
+
+sys.meta_path.insert(0, Block())
+from sentence_transformers import SentenceTransformer
+model = SentenceTransformer(sys.argv[1], device="cpu")
+sys.stdout.buffer.write(model.encode(json.loads(sys.argv[2])).tobytes())
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", script, str(done[0]), json.dumps(texts)],
+        capture_output=True,
+        check=True,
+        timeout=120,
+    )
+    assert found.stdout == np.asarray(model.encode(texts)).tobytes()
+
+
+def test_same_seed_gives_the_same_bytes(
+    done: tuple[Path, dict[str, Any]], data: Path, tmp_path: Path
+) -> None:
+    run(data, tmp_path / "again", compare=False)
+    for name in ("model.safetensors", "tokenizer.json", "manifest.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (done[0] / name).read_bytes()
+
+
+def test_manifest_pins_the_split(done: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    rows = tiny_rows()
+    extra = [{**row, "package": "new", "query": f"{row['query']} again"} for row in rows[:9]]
+    more = write_rows(tmp_path / "more.jsonl", rows + extra)
+    pinned = run(more, tmp_path / "m", manifest=str(done[0] / "manifest.json"), compare=False)
+    for part in ("train", "valid", "test"):
+        assert pinned["split"][part] == done[1]["split"][part]
+
+
+def test_infonce_alone_trains_no_twin(data: Path, tmp_path: Path) -> None:
+    report = run(data, tmp_path / "m", loss="infonce")
+    assert [row["name"] for row in report["results"]] == [
+        "lexical",
+        "lexical+",
+        "infonce",
+        "hybrid",
+    ]
+    assert "low_weights" not in report["training"]["infonce"]["mean"]
+
+
+def test_pretrained_encoder_is_ranked_where_one_is_installed(
+    done: tuple[Path, dict[str, Any]],
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(compare, "installed_model", lambda: ("off-the-shelf", done[0]))
+    report = run(data, tmp_path / "m", epochs=1)
+    assert report["results"][-1]["name"] == "off-the-shelf"
+
+
+def test_transformer_of_a_folder_is_trained(data: Path, tmp_path: Path) -> None:
+    rows = tiny_rows()
+    transformer_model([row["code"] + row["query"] for row in rows], tmp_path / "bert")
+    report = run(data, tmp_path / "m", model=str(tmp_path / "bert"), code_length=32, epochs=1)
+    assert [row["name"] for row in report["results"]][2:] == ["soft-infonce", "hybrid"]
+    model, settings = load_encoder(str(tmp_path / "m"))
+    assert model.max_seq_length == 32 and settings.name_boost == 5
+
+
+def test_saved_static_model_can_be_trained_further(
+    done: tuple[Path, dict[str, Any]], data: Path, tmp_path: Path
+) -> None:
+    report = run(data, tmp_path / "m", model=str(done[0]), epochs=1)
+    assert report["training"]["soft-infonce"]["steps"] > 0
+    further = (tmp_path / "m" / "model.safetensors").read_bytes()
+    assert further != (done[0] / "model.safetensors").read_bytes()
+    assert (tmp_path / "m" / "tokenizer.json").read_text() == (
+        done[0] / "tokenizer.json"
+    ).read_text()
+
+
+def test_init_gives_another_start(
+    done: tuple[Path, dict[str, Any]], data: Path, tmp_path: Path
+) -> None:
+    run(data, tmp_path / "m", init=str(done[0]), compare=False)
+    started = (tmp_path / "m" / "model.safetensors").read_bytes()
+    assert started != (done[0] / "model.safetensors").read_bytes()
+
+
+def test_own_folder_is_replaced_whole(
+    done: tuple[Path, dict[str, Any]], data: Path, tmp_path: Path
+) -> None:
+    run(data, tmp_path / "m", compare=False, epochs=1)
+    (tmp_path / "m" / "left over").write_text("")
+    run(data, tmp_path / "m", compare=False, epochs=1)
+    assert not (tmp_path / "m" / "left over").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_folder_of_others_is_refused_before_any_work(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(ValueError, match="output must be a new folder .* holds other files"):
+        run(tmp_path / "no data", tmp_path)
+    with pytest.raises(ValueError, match="which is a file"):
+        run(tmp_path / "no data", tmp_path / "thesis.tex")
+    (tmp_path / "empty").mkdir()
+    check_output(tmp_path / "empty")
+
+
+def test_interrupt_before_an_epoch_leaves_nothing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: Any, **options: Any) -> None:
+        raise TrainingInterrupted(0)
+
+    monkeypatch.setattr(job, "train_encoder", interrupted)
+    with pytest.raises(JobInterrupted, match="interrupted: nothing was written"):
+        run(data, tmp_path / "m")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupt_of_the_comparison_leaves_the_model(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, "rank_all", interrupted)
+    with pytest.raises(JobInterrupted, match="m holds the trained model, not compared yet"):
+        run(data, tmp_path / "m", compare=False)
+    load_encoder(str(tmp_path / "m"))
+
+
+def test_save_that_fails_leaves_what_was_there(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from softnce_ext.training import output
+
+    run(data, tmp_path / "m", compare=False, epochs=1)
+    before = (tmp_path / "m" / "model.safetensors").read_bytes()
+
+    def fail(*args: Any) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(output, "write_manifest", fail)
+    with pytest.raises(OSError, match="disk full"):
+        run(data, tmp_path / "m", compare=False, epochs=1, seed=4)
+    assert (tmp_path / "m" / "model.safetensors").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
