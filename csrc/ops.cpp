@@ -2,7 +2,7 @@
 // foot of the file that implements them (cpu/, cuda/); fake kernels and autograd are in
 // softnce_ext/ops.py.
 //
-//   soft_info_nce                row_weight * (sum of the rows' losses), and the gradients of that
+//   soft_info_nce                the sum or mean of the rows' losses, and the gradients of that
 //                                sum, finished in the forward pass; a side whose gradient is not
 //                                needed comes back empty
 //   soft_info_nce_rows           the loss of each row
@@ -16,7 +16,7 @@ STABLE_TORCH_LIBRARY(softnce_ext, m) {
       "soft_info_nce(Tensor query, Tensor code, Tensor? similarity, Tensor? teacher_query, "
       "Tensor? teacher_code, Tensor? query_groups, Tensor? code_groups, float alpha, float beta, "
       "float temperature, float min_weight, float scale, float eps, int positive_offset, "
-      "int block_rows, float row_weight, bool need_grad_query, bool need_grad_code) "
+      "int block_rows, bool mean, bool need_grad_query, bool need_grad_code) "
       "-> (Tensor loss, Tensor grad_query, Tensor grad_code)");
   m.def(
       "soft_info_nce_rows(Tensor query, Tensor code, Tensor? similarity, Tensor? teacher_query, "

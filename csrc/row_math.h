@@ -1,10 +1,11 @@
 // The mathematics of one row, on host and device: the one truth of every kernel.
 //
-// A row is one query against all codes. With raw similarities z and scores s, over the negatives j:
+// A row is one query against all codes, p its positive; the paper's Eq. 4, 3 and 5. With raw
+// similarities z and scores s, over the negatives j:
 //   S_j = softmax(z / temperature)_j
-//   w_j = max(min_weight, (beta - alpha S_j) / (beta - alpha / negatives))             (paper, Eq.
-//   4) loss = -s_p + log(exp(s_p) + sum_j w_j exp(s_j))                                   (paper,
-//   Eq. 3) d loss / d s_j = w_j exp(s_j) / (exp(s_p) + sum_k w_k exp(s_k)) - [j = p] (paper, Eq. 5)
+//   w_j = max(min_weight, (beta - alpha S_j) / (beta - alpha / negatives))
+//   loss = -s_p + log(exp(s_p) + sum_j w_j exp(s_j))
+//   d loss / d s_j = w_j exp(s_j) / (exp(s_p) + sum_k w_k exp(s_k)) - [j = p]
 //
 // NaN travels: every comparison below is written so that a NaN operand comes out as NaN. std::max
 // and std::min are avoided for that reason.
@@ -13,6 +14,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 #ifdef __CUDACC__
 #define SOFTNCE_INLINE __host__ __device__ __forceinline__
@@ -31,6 +33,14 @@ struct WeightRule {
   double temperature;
   double min_weight;
 };
+
+// 1 / temperature, kept where T neither overflows nor loses it: 0 * inf would be NaN.
+template <typename T>
+SOFTNCE_INLINE T inverse_temperature(const WeightRule& rule) {
+  constexpr double kLeast = std::numeric_limits<T>::min(), kMost = std::numeric_limits<T>::max();
+  const double inverse = 1 / rule.temperature;
+  return static_cast<T>(inverse < kLeast ? kLeast : inverse > kMost ? kMost : inverse);
+}
 
 // Eq. 4 for one row, w = max(floor, intercept - slope * S): a line with a floor.
 template <typename T>

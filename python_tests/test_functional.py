@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 
 import problems
@@ -167,6 +169,118 @@ def test_compiles_without_a_graph_break_to_the_same_bits(impl, reduction):
     traced = loss_and_gradients(compiled(query, code), query, code)
     for a, b in zip(plain, traced, strict=True):
         assert torch.equal(a, b) if impl == "native" else torch.allclose(a, b, atol=1e-5)
+
+
+def graphs_of(function, *calls):
+    """Return how many graphs torch.compile made for calls of a function."""
+    count = 0
+
+    def backend(graph, _):
+        nonlocal count
+        count += 1
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(function, fullgraph=True, backend=backend)
+    for arguments in calls:
+        compiled(*arguments)
+    return count
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_new_batch_sizes_recompile_once_and_a_new_scale_compiles(impl, reduction):
+    def loss(query, code, scale):
+        return sx.soft_info_nce(query, code, scale=scale, reduction=reduction, impl=impl, **RULE)
+
+    sizes = [problems.embeddings(n, n + 4, 8, torch.float32) for n in (8, 12, 20, 33, 41)]
+    assert graphs_of(loss, *((*pair, 1.5) for pair in sizes)) <= 2
+    assert graphs_of(loss, *((*sizes[0], scale) for scale in (1.5, 2.5))) <= 2
+
+
+def test_a_thread_never_meets_an_op_before_its_autograd():
+    # A slow registration, and threads that call meanwhile: in a process of their own.
+    code = """
+import threading, time, torch, softnce_ext as sx
+from softnce_ext import ops
+register = ops._register
+ops._register = lambda: (time.sleep(0.5), register())
+query = [torch.randn(4, 3, requires_grad=True) for _ in range(8)]
+def step(q):
+    sx.info_nce(q, q, impl="native").backward()
+threads = [threading.Thread(target=step, args=(q,)) for q in query]
+for thread in threads:
+    thread.start()
+    time.sleep(0.02)
+for thread in threads:
+    thread.join()
+print(sum(q.grad is not None for q in query))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "8", done.stderr
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_a_scaled_loss_does_not_bias_bf16_gradients(impl):
+    query, code = problems.embeddings(64, 64, 128, torch.bfloat16)
+    whole = torch.autograd.grad(sx.info_nce(query, code, impl=impl), query)[0].double()
+    third = torch.autograd.grad(sx.info_nce(query, code, impl=impl) / 3, query)[0].double()
+    bias = (third * whole).sum() / (whole * whole).sum() * 3 - 1
+    assert abs(float(bias)) < 2e-4  # 1 / 3 in bf16 is off by 2e-3
+
+
+@pytest.mark.parametrize("impl", ["auto", "torch"])
+def test_forward_mode_derivative_is_the_gradient(impl):
+    query, code = (x.detach() for x in problems.embeddings(6, 8, 5))
+    direction = torch.randn_like(query)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(query, direction)
+        loss = sx.soft_info_nce(dual, code, **RULE, impl=impl)
+        tangent = torch.autograd.forward_ad.unpack_dual(loss).tangent
+    query.requires_grad_()
+    grad = torch.autograd.grad(sx.soft_info_nce(query, code, **RULE), query)[0]
+    assert float(tangent) == pytest.approx(float((grad * direction).sum()), rel=1e-12)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_one_column_and_a_negative_alpha(impl):
+    query, code = problems.embeddings(1, 1, 4)
+    loss = sx.soft_info_nce(
+        query, code, torch.zeros(1, 1), impl=impl, alpha=-1.0, beta=0.5, temperature=1.0
+    )
+    assert loss.item() == 0
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("temperature", [1e-300, 1e-42, 1e-30, 1e30, 1e300])
+def test_extreme_temperatures_stay_finite(impl, temperature):
+    query, code = problems.embeddings(5, 7, 4, torch.float32)
+    z = 1e9 * problems.similarity("dense", 5, 7, torch.float32)
+    options = {"alpha": 1.3, "beta": 0.7, "temperature": temperature}
+    loss = sx.soft_info_nce(query, code, z, impl=impl, **options)
+    assert torch.isfinite(loss)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_a_similarity_that_overflows_the_losses_type_is_named(impl):
+    query, code = problems.embeddings(7, 9, 4, torch.float32)
+    z = problems.similarity("dense", 7, 9)
+    z[3, 5] = 1e300
+    with pytest.raises(ValueError, match=r"similarity must be finite, got inf at \[3, 5\]"):
+        sx.soft_info_nce(query, code, z, **RULE, impl=impl)
+    teacher = (torch.full((7, 2), 1e20), torch.full((9, 2), 1e20))
+    with pytest.raises(ValueError, match="similarity must be finite, got inf"):
+        sx.soft_info_nce(query, code, teacher, **RULE, impl=impl)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_changing_the_similarity_before_backward_is_noticed(impl):
+    query, code = problems.embeddings(5, 6, 4)
+    z = problems.similarity("dense", 5, 6)
+    loss = sx.soft_info_nce(query, code, z, **RULE, impl=impl, reduction="none")
+    z.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.sum().backward()
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -375,6 +489,8 @@ BAD = [
     ({"code": torch.zeros(5, 4, device="meta")}, ValueError, "code must be on query's device"),
     ({"similarity": torch.zeros(3, 4)}, ValueError, r"similarity must have shape \[3, 5\]"),
     ({"similarity": torch.zeros(3, 5).long()}, TypeError, "similarity must be fp32"),
+    ({"similarity": torch.eye(3, 5).to_sparse()}, TypeError, "similarity must be a dense tensor"),
+    ({"scale": 10**400}, ValueError, "scale must be finite"),
     ({"similarity": "bm25"}, TypeError, "similarity must be None, a Tensor"),
     ({"similarity": (torch.zeros(3, 2), torch.zeros(4, 2))}, ValueError, "teacher's code vectors"),
     ({"similarity": (torch.zeros(3, 2), None)}, TypeError, "teacher vectors must be Tensors"),
@@ -421,3 +537,6 @@ def test_module_stores_its_arguments_and_calls_the_function():
     assert [name for name, _ in module.named_parameters()] == ["scale"]
     wanted = sx.soft_info_nce(query, code, z, **sx.PRESETS["simcse"]._asdict(), scale=2.0)
     assert torch.allclose(module(query, code, z), wanted, rtol=1e-13)
+    assert "scale=2.0" in repr(module)
+    other = sx.soft_info_nce(query, code, z, **sx.PRESETS["simcse"]._asdict(), scale=3.0)
+    assert torch.allclose(module(query, code, z, scale=3.0), other, rtol=1e-13)

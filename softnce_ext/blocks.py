@@ -39,10 +39,16 @@ def soft_info_nce(query: Tensor, code: Tensor, problem: Problem, reduction: str)
         teacher_query, teacher_code = problem.similarity
         problem = problem._replace(similarity=(teacher_query.to(dtype), teacher_code.to(dtype)))
     with torch.autocast(query.device.type, enabled=False):  # it would round scores to its half type
-        if torch._C._are_functorch_transforms_active():
+        if transformed():
             return _differentiable(query, code, problem, reduction)
         loss: Tensor = _Blocks.apply(query, code, problem, reduction)  # type: ignore[no-untyped-call]
         return loss
+
+
+def transformed() -> bool:
+    """Tell whether torch.func or forward-mode AD is at work, which needs plain operations."""
+    functorch: bool = torch._C._are_functorch_transforms_active()
+    return functorch or torch.autograd.forward_ad._current_level >= 0
 
 
 def _differentiable(query: Tensor, code: Tensor, problem: Problem, reduction: str) -> Tensor:
@@ -56,26 +62,37 @@ def _differentiable(query: Tensor, code: Tensor, problem: Problem, reduction: st
 class _Blocks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, code: Tensor, problem: Problem, reduction: str) -> Tensor:
-        ctx.problem, ctx.reduction = problem, reduction
+        ctx.reduction = reduction
         needs = ctx.needs_input_grad[:2]
         row_weight = 1 / query.shape[0] if reduction == "mean" else 1.0
         finish = any(needs) and reduction != "none"
         loss, grads = _run(query, code, problem, row_weight, needs if finish else (False, False))
         # The embeddings are kept for a second derivative, and for reduction="none".
-        ctx.save_for_backward(query, code, *(grads if finish else ()))
+        # The problem's tensors too, so that changing one in place is noticed.
+        pair = problem.similarity if isinstance(problem.similarity, tuple) else ()
+        alone = problem.similarity if isinstance(problem.similarity, Tensor) else None
+        groups = problem.groups or (None, None)
+        ctx.problem = problem._replace(similarity=None, groups=None)
+        ctx.sizes = len(pair)
+        ctx.save_for_backward(query, code, alone, *groups, *pair, *(grads if finish else ()))
         return reference.reduce(loss, reduction)
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        query, code, *grads = ctx.saved_tensors
+        query, code, alone, query_groups, code_groups, *rest = ctx.saved_tensors
+        pair, grads = tuple(rest[: ctx.sizes]), rest[ctx.sizes :]
+        problem = ctx.problem._replace(
+            similarity=pair or alone,
+            groups=None if query_groups is None else (query_groups, code_groups),
+        )
         needs = ctx.needs_input_grad[:2]
         if torch.is_grad_enabled():
-            loss = _differentiable(query, code, ctx.problem, ctx.reduction)
+            loss = _differentiable(query, code, problem, ctx.reduction)
             wanted = [tensor for tensor, need in zip((query, code), needs, strict=True) if need]
             found = iter(torch.autograd.grad(loss, wanted, grad_loss, create_graph=True))
             return *(next(found) if need else None for need in needs), None, None
         if ctx.reduction == "none":
-            _, grads = _run(query, code, ctx.problem, grad_loss, needs)
+            _, grads = _run(query, code, problem, grad_loss, needs)
         else:
             grads = [None if grad is None else grad * grad_loss for grad in grads]
         return *grads, None, None
@@ -93,7 +110,8 @@ def _run(
     losses = []
     grad_query = torch.empty_like(query) if needs[0] else None
     grad_code = torch.zeros_like(code) if needs[1] else None
-    for begin in range(0, n, BLOCK_ROWS):
+    begin = 0
+    while begin < n:  # not a range, which would compile one graph per n
         rows = slice(begin, min(begin + BLOCK_ROWS, n))
         count = rows.stop - begin
         positive = torch.arange(count, device=query.device)[:, None]
@@ -122,6 +140,7 @@ def _run(
                 grad_query[rows] = torch.mm(grad_scores, code).mul_(problem.scale)
             if grad_code is not None:
                 grad_code.addmm_(grad_scores.T, query[rows], alpha=problem.scale)
+        begin += BLOCK_ROWS
     return torch.cat(losses), [grad_query, grad_code]
 
 
@@ -149,14 +168,19 @@ def _weights(problem: Problem, rows: slice, positive: Tensor, scores: Tensor) ->
     if masked is not None:
         z.masked_fill_(masked, float("-inf"))
         negatives = z.shape[1] - 1 - masked.sum(dim=1, keepdim=True).to(z.dtype)
-    weights = torch.softmax(z.div_(problem.temperature), dim=1)
+    # The largest goes first: z / temperature may overflow where the difference does not.
+    top = z.amax(dim=1, keepdim=True)
+    z.sub_(torch.where(top.isinf(), 0, top))  # a row without negatives stays -inf
+    bounds = torch.finfo(z.dtype)
+    z.div_(min(max(problem.temperature, bounds.tiny), bounds.max))
+    weights = torch.softmax(z, dim=1)
     alpha, beta = problem.alpha, problem.beta
     if isinstance(negatives, Tensor):
         weights = weights.mul_(-alpha).add_(beta).div_(beta - alpha / negatives)
         weights = weights.clamp_(min=problem.min_weight)
         weights = torch.where(beta * negatives > alpha, weights, torch.ones_like(weights))
         weights.masked_fill_(masked, 0)  # type: ignore[arg-type]
-    elif beta * negatives > alpha:
+    elif negatives > 0 and beta * negatives > alpha:
         normaliser = beta - alpha / negatives
         weights = weights.mul_(-alpha / normaliser).add_(beta / normaliser)
         weights = weights.clamp_(min=problem.min_weight)

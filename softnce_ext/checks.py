@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 import warnings
 from typing import Any
 
@@ -22,8 +22,7 @@ def check_embeddings(query: Tensor, code: Tensor, positive_offset: int) -> None:
     for name, tensor in (("query", query), ("code", code)):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a Tensor, got {type(tensor).__name__}")
-        if tensor.layout != torch.strided:
-            raise TypeError(f"{name} must be a dense tensor, got layout {tensor.layout}")
+        _check_dense(name, tensor)
         if tensor.dtype not in _FLOATS:
             raise TypeError(f"{name} must be fp32, fp64, bf16 or fp16, got {tensor.dtype}")
         if tensor.dim() != 2:
@@ -79,6 +78,7 @@ def check_similarity(similarity: Similarity, query: Tensor, code: Tensor) -> Non
             f"{type(similarity).__name__}"
         )
     for name, tensor, shape in parts:
+        _check_dense(name, tensor)
         if tensor.dtype not in _FLOATS:
             raise TypeError(f"{name} must be fp32, fp64, bf16 or fp16, got {tensor.dtype}")
         if list(tensor.shape) != shape:
@@ -87,6 +87,11 @@ def check_similarity(similarity: Similarity, query: Tensor, code: Tensor) -> Non
             raise ValueError(
                 f"{name} must be on query's device {query.device}, got {tensor.device}"
             )
+
+
+def _check_dense(name: str, tensor: Tensor) -> None:
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got layout {tensor.layout}")
 
 
 def check_groups(groups: Groups, query: Tensor, code: Tensor) -> None:
@@ -104,6 +109,7 @@ def check_groups(groups: Groups, query: Tensor, code: Tensor) -> None:
         if not isinstance(part, Tensor) or part.dtype != torch.int64:
             kind = part.dtype if isinstance(part, Tensor) else type(part).__name__
             raise TypeError(f"{name} must be an int64 Tensor, got {kind}")
+        _check_dense(name, part)
         if list(part.shape) != [rows]:
             raise ValueError(f"{name} must have shape [{rows}], got {list(part.shape)}")
         if part.device != query.device:
@@ -114,7 +120,9 @@ def check_number(name: str, value: Any) -> None:
     """Refuse what is no finite number."""
     if isinstance(value, bool) or not isinstance(value, (int, float, torch.SymFloat, torch.SymInt)):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if isinstance(value, (int, float)) and not math.isfinite(value):
+    if torch.compiler.is_compiling():  # a float may be symbolic
+        return
+    if isinstance(value, (int, float)) and not -sys.float_info.max <= value <= sys.float_info.max:
         raise ValueError(f"{name} must be finite, got {value}")
 
 
@@ -131,7 +139,7 @@ def warn_few_negatives(alpha: float, beta: float, negatives: int) -> None:
             f"beta * negatives <= alpha ({beta} * {negatives} <= {alpha}): Eq. 4 has no positive "
             "normaliser, every weight is 1 for this batch",
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=3,
         )
 
 
@@ -149,11 +157,12 @@ def check_finite(
                     f"similarity's teacher {side} vectors must be finite, "
                     f"row {int(broken[0])} is not"
                 )
-        return
+        similarity = similarity[0].to(result.dtype) @ similarity[1].to(result.dtype).T
     n, m = similarity.shape
     negative = ~reference.positives(n, m, positive_offset, similarity.device)
     if groups is not None:
         negative &= groups[0][:, None] != groups[1][None, :]
+    similarity = similarity.to(result.dtype)  # what is finite in fp64 may not be in fp32
     broken = (negative & ~torch.isfinite(similarity)).nonzero()
     if len(broken):
         row, column = broken[0].tolist()

@@ -196,7 +196,7 @@ def _native(
     grad = torch.is_grad_enabled()
     return ops.soft_info_nce(
         *shared,
-        row_weight=1 / query.shape[0] if reduction == "mean" else 1.0,
+        mean=reduction == "mean",
         need_grad_query=grad and query.requires_grad,
         need_grad_code=grad and code.requires_grad,
     )
@@ -205,12 +205,14 @@ def _native(
 def _use_native(impl: str, query: Tensor) -> bool:
     if impl == "torch":
         return False
-    # torch.func's transforms cannot go through a custom op with registered autograd.
-    transformed = torch._C._are_functorch_transforms_active()
+    # Neither torch.func's transforms nor forward-mode AD go through a custom op's autograd.
+    transformed = blocks.transformed()
     if impl == "auto":
         return not transformed and ops.ready(query.device.type)
     if transformed:
-        raise RuntimeError("impl='native' cannot run under torch.func transforms: use impl='torch'")
+        raise RuntimeError(
+            "impl='native' cannot run under torch.func or forward-mode AD: use impl='torch'"
+        )
     reason = ops.unavailable(query.device.type)
     if reason is not None:
         raise RuntimeError(f"impl='native' cannot run: {reason}")

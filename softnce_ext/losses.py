@@ -35,10 +35,10 @@ class SoftInfoNCE(nn.Module):
         self, query: Tensor, code: Tensor, similarity: Similarity = None, **options: Any
     ) -> Tensor:
         """Return the loss; `options` (groups, positive_offset, ...) add to the stored ones."""
-        return functional.soft_info_nce(
-            query, code, similarity, scale=self.scale, **{**self.options, **options}
-        )
+        options = {"scale": self.scale, **self.options, **options}
+        return functional.soft_info_nce(query, code, similarity, **options)
 
     def extra_repr(self) -> str:
         """Show the stored arguments."""
-        return ", ".join(f"{name}={value}" for name, value in self.options.items())
+        shown = {**self.options, "scale": float(self.scale)}
+        return ", ".join(f"{name}={value}" for name, value in shown.items())

@@ -11,12 +11,14 @@ Environment: ``SOFTNCE_CACHE`` (where libraries are kept), ``SOFTNCE_DISABLE_JIT
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.util
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sysconfig
@@ -81,7 +83,9 @@ def cache_roots() -> list[Path]:
         if os.path.isabs(home):
             roots.append(Path(home) / ".cache" / "softnce_ext" / "native")
     user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
-    roots.append(Path(tempfile.gettempdir()) / f"softnce_ext-{user}" / "native")
+    # One flat folder: in a sticky temporary folder nobody else can rename what _trusted checks.
+    with contextlib.suppress(FileNotFoundError):  # no temporary folder at all
+        roots.append(Path(tempfile.gettempdir()) / f"softnce_ext-{user}")
     return roots
 
 
@@ -108,10 +112,15 @@ def build_key(name: str) -> str:
             digest.update(f"{path.relative_to(source)}\0{path.stat().st_size}\0".encode())
             digest.update(path.read_bytes())
     facts = [name, torch.__version__, torch.version.git_version, str(torch.version.cuda)]
-    facts += [platform.system(), platform.machine(), *platform.libc_ver(), _version(_compiler())]
+    facts += [
+        platform.system(),
+        platform.machine(),
+        *platform.libc_ver(),
+        _version(*_compiler() or ()),
+    ]
     facts += [f"{flag}={os.environ.get(flag, '')}" for flag in _FLAGS]
     if name == "_C_cuda":
-        facts += [_version(_nvcc()), _architectures()]
+        facts += [_version(_nvcc() or ""), _architectures()]
     digest.update("\0".join(facts).encode())
     return f"{name}-{digest.hexdigest()[:24]}"
 
@@ -154,8 +163,9 @@ def report() -> dict[str, Any]:
                 break
         entry["missing"] = missing_tools(name)
         libraries[name] = entry
-    tools = {"c++": _compiler(), "nvcc": _nvcc()}
-    tools |= {name: find_tool(name) for name in ("cmake", "ninja")}
+    tools = {"c++": _compiler()}
+    others = {"nvcc": _nvcc(), "cmake": find_tool("cmake"), "ninja": find_tool("ninja")}
+    tools |= {tool: [found] if found else None for tool, found in others.items()}
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -164,8 +174,8 @@ def report() -> dict[str, Any]:
         if cuda
         else [],
         "tools": {
-            tool: None if path is None else {"path": path, "version": _version(path)}
-            for tool, path in tools.items()
+            tool: {"path": " ".join(command), "version": _version(*command)} if command else None
+            for tool, command in tools.items()
         },
         "sources": str(source_dir()),
         "cache": [str(root) for root in cache_roots()],
@@ -187,7 +197,7 @@ def _verified(folder: Path, name: str) -> Path | None:
             return None
         recorded = json.loads((folder / "build.json").read_text())["sha256"]
         return path if hashlib.sha256(path.read_bytes()).hexdigest() == recorded else None
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -200,7 +210,8 @@ def _trusted(folder: Path) -> bool:
 
 
 def _prepare(root: Path) -> None:
-    root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # Readable by others: an image may build as root and run as another user.
+    root.mkdir(parents=True, exist_ok=True, mode=0o755)
     if not _trusted(root):
         raise PermissionError("the folder belongs to another user or others may write to it")
 
@@ -218,6 +229,8 @@ def _build(root: Path, key: str, name: str) -> Path:
                 return found
             if failure.is_file() and failure.stat().st_mtime >= started:
                 raise NativeUnavailable(_failure_text(name, failure))
+            for left in root.glob(f"{key}.tmp-*"):  # of builds that were killed
+                shutil.rmtree(left, ignore_errors=True)
             with tempfile.TemporaryDirectory(dir=root, prefix=f"{key}.tmp-") as folder:
                 _compile(Path(folder), name, failure)
                 shutil.rmtree(root / key, ignore_errors=True)  # a damaged one, if any
@@ -235,10 +248,13 @@ def _compile(folder: Path, name: str, failure: Path) -> None:
     import torch
 
     build, out, log = folder / "build", folder / "out", folder / "build.log"
-    out.mkdir(mode=0o700)
+    out.mkdir(mode=0o755)
     cmake, ninja = find_tool("cmake"), find_tool("ninja")
     configure = [str(cmake), "-G", "Ninja", "-S", str(source_dir()), "-B", str(build)]
-    configure += [f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DCMAKE_CXX_COMPILER={_compiler()}"]
+    configure += [
+        f"-DCMAKE_MAKE_PROGRAM={ninja}",
+        f"-DCMAKE_CXX_COMPILER={';'.join(_compiler() or ())}",
+    ]
     configure += [f"-DTORCH_DIR={Path(torch.__file__).parent}"]
     configure += [
         f"-D{option}={'ON' if key == name else 'OFF'}" for key, option in _LIBRARIES.items()
@@ -273,11 +289,14 @@ def _first(paths: list[str | None]) -> str | None:
 
 
 @functools.cache
-def _compiler() -> str | None:
-    wish = os.environ.get("CXX")
+def _compiler() -> list[str] | None:
+    """Return the C++ compiler's command: CXX, which may be of several words ("ccache g++")."""
+    wish = shlex.split(os.environ.get("CXX", ""))
     if wish:
-        return shutil.which(wish)
-    return _first([shutil.which(name) for name in ("c++", "g++", "clang++")])
+        found = shutil.which(wish[0])
+        return [found, *wish[1:]] if found else None
+    found = _first([shutil.which(name) for name in ("c++", "g++", "clang++")])
+    return [found] if found else None
 
 
 @functools.cache
@@ -311,13 +330,13 @@ def _architectures() -> str:
 
 
 @functools.cache
-def _version(tool: str | None) -> str:
+def _version(*command: str) -> str:
     """Return what a tool says of its version, on one line; empty where it says nothing."""
-    if tool is None:
+    if not command or not command[0]:
         return ""
     try:
         done = subprocess.run(
-            [tool, "--version"], capture_output=True, text=True, check=False, timeout=60
+            [*command, "--version"], capture_output=True, text=True, check=False, timeout=60
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""

@@ -7,6 +7,7 @@ beside the loss; its backward only multiplies by the incoming gradient.
 from __future__ import annotations
 
 import functools
+import threading
 import warnings
 from typing import Any
 
@@ -18,9 +19,17 @@ from . import native
 _QUERY, _CODE = 0, 1
 
 
+_LOADING = threading.Lock()
+
+
 @functools.cache
 def _load(cuda: bool) -> str | None:
     """Load the libraries and register what Python adds; None, or why it cannot be."""
+    with _LOADING:  # another thread must not meet an op before its autograd
+        return _load_once(cuda)
+
+
+def _load_once(cuda: bool) -> str | None:
     try:
         path = native.library("_C")
         if not hasattr(torch.ops.softnce_ext, "soft_info_nce"):
@@ -59,15 +68,13 @@ ready._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 @functools.cache
 def _warn_once(reason: str) -> None:
-    warnings.warn(f"softnce_ext runs its plain torch path: {reason}", RuntimeWarning, stacklevel=4)
+    warnings.warn(f"softnce_ext runs its plain torch path: {reason}", RuntimeWarning, stacklevel=5)
 
 
-def soft_info_nce(
-    *shared: Any, row_weight: float, need_grad_query: bool, need_grad_code: bool
-) -> Tensor:
-    """Return ``row_weight * sum(losses)``, 0-d; `shared` are the arguments all ops share."""
+def soft_info_nce(*shared: Any, mean: bool, need_grad_query: bool, need_grad_code: bool) -> Tensor:
+    """Return the mean or sum of the losses, 0-d; `shared` are the arguments all ops share."""
     loss, _, _ = torch.ops.softnce_ext.soft_info_nce.default(
-        *shared, row_weight, need_grad_query, need_grad_code
+        *shared, mean, need_grad_query, need_grad_code
     )
     return loss  # type: ignore[no-any-return]
 
@@ -133,8 +140,9 @@ def _backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Tensor | Non
     if grad_loss is not None:
         for position, grad in enumerate(ctx.saved_tensors):
             if ctx.needs[position]:
-                # Out of place: the graph may be walked again (retain_graph).
-                grads[position] = (grad * grad_loss.to(grad.dtype)).to(ctx.dtype)
+                # Out of place: the graph may be walked again (retain_graph). The 0-d fp32 factor
+                # is not rounded to a half type first: that would bias the whole gradient.
+                grads[position] = (grad * grad_loss).to(ctx.dtype)
     return tuple(grads)
 
 

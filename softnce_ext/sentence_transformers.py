@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import checks
 from .estimators.bm25 import InBatchBM25, special_ids, token_ids
 from .estimators.duplicates import count_masked, duplicate_groups
 from .functional import soft_info_nce
@@ -44,8 +45,8 @@ class SoftInfoNCELoss(nn.Module):
         impl: As in `softnce_ext.soft_info_nce`.
 
     Raises:
-        ValueError: `scale` is not > 0, or `estimator` is no name of one, or it is a function and
-            alpha, beta or temperature is missing.
+        TypeError, ValueError: A number is none or out of its range, `estimator` is no name of one,
+            or it is a function and alpha, beta or temperature is missing.
 
     Source: "Rethinking Negative Pairs in Code Search" (EMNLP 2023).
     """
@@ -65,6 +66,8 @@ class SoftInfoNCELoss(nn.Module):
         impl: str = "auto",
     ) -> None:
         super().__init__()
+        checks.check_number("scale", scale)
+        checks.check_choice("impl", impl, ("auto", "native", "torch"))
         if not scale > 0:
             raise ValueError(f"scale must be > 0, got {scale}")
         given = {"alpha": alpha, "beta": beta, "temperature": temperature}
@@ -88,6 +91,7 @@ class SoftInfoNCELoss(nn.Module):
             name: preset[name] if v is None else v for name, v in given.items()
         }
         self.weights["min_weight"] = min_weight
+        checks.check_rule(**self.weights)
         self.normalize = normalize
         self.mask_duplicates = mask_duplicates
         self.impl = impl
@@ -212,6 +216,9 @@ def _widen(
     A weight is 1 where the softmax is 1 / (number of negatives): where the similarity is the
     logarithm of the mean of exp(similarity / temperature) over the row's other negatives.
     """
+    if not isinstance(similarity, Tensor) or not similarity.is_floating_point():
+        kind = similarity.dtype if isinstance(similarity, Tensor) else type(similarity).__name__
+        raise TypeError(f"the estimator must return a floating-point Tensor, got {kind}")
     shape = list(similarity.shape)
     if len(shape) != 2 or shape[0] != rows or not rows <= shape[1] <= columns:
         raise ValueError(

@@ -120,11 +120,10 @@ SOFTNCE_INLINE bool fill_weights(const Row<T>& row, const WeightRule& rule) {
   copy(row.positive + 1, columns);
   w[row.positive] = -kInfinity;
 
-  const T inverse_temperature = static_cast<T>(1 / rule.temperature);
+  const T inverse = inverse_temperature<T>(rule);
   const T largest = max_columns<T>(columns, [&](int64_t j) { return w[j]; });
-  const T sum = sum_columns<T>(columns, [&](int64_t j) {
-    return w[j] = exp_nonpositive((w[j] - largest) * inverse_temperature);
-  });
+  const T sum = sum_columns<T>(
+      columns, [&](int64_t j) { return w[j] = exp_nonpositive((w[j] - largest) * inverse); });
 
   WeightLine<T> line = weight_line<T>(rule, count_negatives(row));
   line.slope /= sum;

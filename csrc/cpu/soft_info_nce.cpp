@@ -145,8 +145,9 @@ Outputs run_blocks(const Arguments& a, GradientWeight gradient_weight, bool need
 }
 
 template <typename T>
-std::tuple<Tensor, Tensor, Tensor> reduced(const Arguments& a, double row_weight,
-                                           bool need_grad_query, bool need_grad_code) {
+std::tuple<Tensor, Tensor, Tensor> reduced(const Arguments& a, bool mean, bool need_grad_query,
+                                           bool need_grad_code) {
+  const double row_weight = mean ? 1.0 / static_cast<double>(a.rows()) : 1.0;
   const T weight = static_cast<T>(row_weight);
   Outputs out = run_blocks<T>(a, [=](int64_t) { return weight; }, need_grad_query, need_grad_code);
   const T* rows = out.loss.const_data_ptr<T>();
@@ -174,15 +175,15 @@ std::tuple<Tensor, Tensor, Tensor> soft_info_nce_cpu(
     std::optional<Tensor> teacher_query, std::optional<Tensor> teacher_code,
     std::optional<Tensor> query_groups, std::optional<Tensor> code_groups, double alpha,
     double beta, double temperature, double min_weight, double scale, double eps,
-    int64_t positive_offset, int64_t block_rows, double row_weight, bool need_grad_query,
+    int64_t positive_offset, int64_t block_rows, bool mean, bool need_grad_query,
     bool need_grad_code) {
   const Arguments a{
       query,        code,         similarity,      teacher_query,
       teacher_code, query_groups, code_groups,     {alpha, beta, temperature, min_weight},
       scale,        eps,          positive_offset, block_rows};
   check(a);
-  return is_double(a) ? reduced<double>(a, row_weight, need_grad_query, need_grad_code)
-                      : reduced<float>(a, row_weight, need_grad_query, need_grad_code);
+  return is_double(a) ? reduced<double>(a, mean, need_grad_query, need_grad_code)
+                      : reduced<float>(a, mean, need_grad_query, need_grad_code);
 }
 
 Tensor soft_info_nce_rows_cpu(Tensor query, Tensor code, std::optional<Tensor> similarity,

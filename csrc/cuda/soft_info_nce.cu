@@ -196,7 +196,7 @@ Outputs run_blocks(const Arguments& a, const Launch& launch, double row_weight,
   block.scratch = scratch ? scratch->mutable_data_ptr<T>() : nullptr;
   block.code_groups = code_groups ? code_groups->const_data_ptr<int64_t>() : nullptr;
   block.columns = static_cast<int32_t>(m);
-  block.inverse_temperature = static_cast<T>(1 / a.rule.temperature);
+  block.inverse_temperature = inverse_temperature<T>(a.rule);
   block.rule = a.rule;
   block.line = weight_line<T>(a.rule, m - 1);
   block.eps = static_cast<T>(a.eps);
@@ -242,8 +242,9 @@ Outputs run_blocks(const Arguments& a, const Launch& launch, double row_weight,
 }
 
 template <typename T>
-std::tuple<Tensor, Tensor, Tensor> reduced(const Arguments& a, double row_weight,
-                                           bool need_grad_query, bool need_grad_code) {
+std::tuple<Tensor, Tensor, Tensor> reduced(const Arguments& a, bool mean, bool need_grad_query,
+                                           bool need_grad_code) {
+  const double row_weight = mean ? 1.0 / static_cast<double>(a.rows()) : 1.0;
   const Launch launch(a.query);
   Outputs out = run_blocks<T>(a, launch, row_weight, std::nullopt, need_grad_query, need_grad_code);
   Tensor loss = torch::stable::new_empty(out.loss, {});
@@ -272,15 +273,15 @@ std::tuple<Tensor, Tensor, Tensor> soft_info_nce_cuda(
     std::optional<Tensor> teacher_query, std::optional<Tensor> teacher_code,
     std::optional<Tensor> query_groups, std::optional<Tensor> code_groups, double alpha,
     double beta, double temperature, double min_weight, double scale, double eps,
-    int64_t positive_offset, int64_t block_rows, double row_weight, bool need_grad_query,
+    int64_t positive_offset, int64_t block_rows, bool mean, bool need_grad_query,
     bool need_grad_code) {
   const Arguments a{
       query,        code,         similarity,      teacher_query,
       teacher_code, query_groups, code_groups,     {alpha, beta, temperature, min_weight},
       scale,        eps,          positive_offset, block_rows};
   check(a);
-  return is_double(a) ? reduced<double>(a, row_weight, need_grad_query, need_grad_code)
-                      : reduced<float>(a, row_weight, need_grad_query, need_grad_code);
+  return is_double(a) ? reduced<double>(a, mean, need_grad_query, need_grad_code)
+                      : reduced<float>(a, mean, need_grad_query, need_grad_code);
 }
 
 Tensor soft_info_nce_rows_cuda(Tensor query, Tensor code, std::optional<Tensor> similarity,
