@@ -34,9 +34,9 @@ struct WeightRule {
   double min_weight;
 };
 
-// 1 / temperature, kept where T neither overflows nor loses it: 0 * inf would be NaN.
+// 1 / temperature, kept where T neither overflows nor loses it: 0 * inf would be NaN. Host only.
 template <typename T>
-SOFTNCE_INLINE T inverse_temperature(const WeightRule& rule) {
+static inline T inverse_temperature(const WeightRule& rule) {
   constexpr double kLeast = std::numeric_limits<T>::min(), kMost = std::numeric_limits<T>::max();
   const double inverse = 1 / rule.temperature;
   return static_cast<T>(inverse < kLeast ? kLeast : inverse > kMost ? kMost : inverse);
