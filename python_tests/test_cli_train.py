@@ -51,7 +51,7 @@ def test_table_names_the_systems_and_the_difference_in_words(
     assert main(arguments) == 0
     shown = capsys.readouterr().out
     lines = shown.splitlines()
-    assert lines[0].startswith("trained on ") and "packages that are not among them" in lines[0]
+    assert lines[0].startswith("trained on ") and "packages not among them" in lines[0]
     for name in ("lexical", "lexical+", "untrained", "infonce", "soft-infonce", "hybrid"):
         assert sum(line.split()[:1] == [name] for line in lines[3:9]) == 1
     assert "soft-infonce minus infonce: " in shown

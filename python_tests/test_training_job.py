@@ -15,7 +15,7 @@ from softnce_ext.training import compare, job
 from softnce_ext.training.job import JobInterrupted, TrainingJob
 from softnce_ext.training.output import check_output, save_report
 from softnce_ext.training.settings import TrainSettings
-from softnce_ext.training.trainer import TrainingInterrupted
+from softnce_ext.training.trainer import TrainingInterrupted, TrainingRun
 
 TINY = {"vocab_size": 200, "dimension": 32, "batch_size": 16, "epochs": 2}
 
@@ -76,6 +76,9 @@ def test_folder_says_how_to_use_it(done: tuple[Path, dict[str, Any]]) -> None:
     assert content["settings"] == report["settings"]
     assert TrainSettings(**content["settings"]).vocab_size == 200
     assert content["versions"].keys() >= {"torch", "softnce_ext", "sentence-transformers"}
+    steps = [json.loads(line) for line in (output / "training.jsonl").read_text().splitlines()]
+    assert [step["step"] for step in steps] == list(range(1, len(steps) + 1))
+    assert {"loss", "low_weights", "duplicates"} <= set(steps[0])
     save_report(output, report, "a table")
     assert json.loads((output / "metrics.json").read_text()) == json.loads(json.dumps(report))
     assert "a table" in (output / "README.md").read_text()
@@ -198,7 +201,7 @@ def test_interrupt_before_an_epoch_leaves_nothing(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*args: Any, **options: Any) -> None:
-        raise TrainingInterrupted(0)
+        raise TrainingInterrupted(TrainingRun())
 
     monkeypatch.setattr(job, "train_encoder", interrupted)
     with pytest.raises(JobInterrupted, match="interrupted: nothing was written"):

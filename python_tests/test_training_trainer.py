@@ -113,7 +113,7 @@ def test_interrupt_leaves_the_best_epoch_so_far(model: Any, epoch: int) -> None:
 
     with pytest.raises(TrainingInterrupted) as stop:
         train(model, validate=validate)
-    assert stop.value.epoch == epoch
+    assert stop.value.run.epoch == epoch
     if epoch:
         assert torch.equal(weights(model), kept[0])
 

@@ -42,14 +42,14 @@ def run(args: argparse.Namespace) -> int:
     given = {name: value for name, value in vars(args).items() if name in names}
     settings = settings_from(given, args.config)
 
-    from ..training.job import JobInterrupted, TrainingJob
-    from ..training.output import save_report
-    from .table import metric_table, print_json
-
     try:
+        from ..training.job import TrainingJob
+        from ..training.output import save_report
+        from .table import metric_table, print_json
+
         report = TrainingJob(settings).run()
-    except JobInterrupted as stop:
-        print(f"softnce train: {stop}", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"softnce train: {str(stop) or 'interrupted: nothing was written'}", file=sys.stderr)
         return 130
     report["seconds"]["total"] = time.perf_counter() - begin
     table = metric_table(report["results"])
@@ -76,11 +76,16 @@ def _help(each: Any) -> str:
 
 def _heading(split: dict[str, Any]) -> str:
     train, test = split["train"], split["test"]
+    unseen = " not among them" if not set(train["packages"]) & set(test["packages"]) else ""
     return (
-        f"trained on {train['rows']:,} pairs of {len(train['packages'])} packages; tested on "
-        f"{test['rows']:,} queries against {test['rows']:,} functions of "
-        f"{len(test['packages'])} packages that are not among them"
+        f"trained on {train['rows']:,} pairs of {_packages(train)}; tested on "
+        f"{test['rows']:,} queries against {test['rows']:,} functions of {_packages(test)}{unseen}"
     )
+
+
+def _packages(part: dict[str, Any]) -> str:
+    count = len(part["packages"])
+    return f"{count} package{'s' if count != 1 else ''}"
 
 
 def _notes(report: dict[str, Any], output: str) -> list[str]:

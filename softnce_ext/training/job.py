@@ -175,11 +175,13 @@ class TrainingJob:
         """Train and save the model; return how it went and the hybrid's weight."""
         try:
             run = self._train(model, texts, self.settings.loss, split.valid)
-            kept = "the trained model, not compared yet"
+            kept, interrupted = "the trained model, not compared yet", False
         except TrainingInterrupted as stop:
-            if stop.epoch == 0:
+            run = stop.run
+            if run.epoch == 0:
                 raise
-            run, kept = None, f"the model after epoch {stop.epoch} of {self.settings.epochs}"
+            interrupted = True
+            kept = f"the model after epoch {run.epoch} of {self.settings.epochs}"
         weight = hybrid_weight_of(model, split.valid, self.settings.name_boost)
         content = {
             "name_boost": self.settings.name_boost,
@@ -188,9 +190,9 @@ class TrainingJob:
             "settings": self.settings.to_json(),
             "versions": _versions(),
         }
-        save_model(Path(self.settings.output), model, content, split)
+        save_model(Path(self.settings.output), model, content, split, run.steps)
         self.saved = kept
-        if run is None:
+        if interrupted:
             raise KeyboardInterrupt
         return run, weight
 

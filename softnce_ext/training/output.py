@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 METRICS_FILE = "metrics.json"
 MANIFEST_FILE = "manifest.json"
+LOG_FILE = "training.jsonl"
 
 
 def check_output(folder: Path) -> None:
@@ -43,15 +45,20 @@ def check_output(folder: Path) -> None:
 
 
 def save_model(
-    folder: Path, model: SentenceTransformer, settings: dict[str, Any], split: Split
+    folder: Path,
+    model: SentenceTransformer,
+    settings: dict[str, Any],
+    split: Split,
+    steps: Iterable[dict[str, float]],
 ) -> None:
-    """Write the model, softnce.json and the manifest; replace what an earlier run wrote there.
+    """Write the model and what belongs to it; replace what an earlier run wrote there.
 
     Args:
         folder: As `check_output` passed it.
         model: Saved as plain sentence-transformers.
         settings: Content of softnce.json.
         split: Written down as manifest.json.
+        steps: Log of the training's steps, written as training.jsonl.
 
     Raises:
         OSError: The folder cannot be written; what was there is still there.
@@ -64,6 +71,7 @@ def save_model(
         model.save_pretrained(str(new), create_model_card=False)
         (new / SETTINGS_FILE).write_text(json.dumps(settings, indent=2), encoding="utf-8")
         write_manifest(new / MANIFEST_FILE, split)
+        write_lines(new / LOG_FILE, map(json.dumps, steps))
         if place.exists():
             place.rename(old)
         try:

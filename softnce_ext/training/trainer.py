@@ -27,11 +27,11 @@ class TrainingDivergedError(RuntimeError):
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Ctrl-C during training; `epoch` is the one whose weights the model now has, 0 for none."""
+    """Ctrl-C during training; `run` says what was done, and which epoch's weights are kept."""
 
-    def __init__(self, epoch: int) -> None:
-        super().__init__(f"training was interrupted, epochs kept: {epoch}")
-        self.epoch = epoch
+    def __init__(self, run: TrainingRun) -> None:
+        super().__init__(f"training was interrupted, epoch kept: {run.epoch}")
+        self.run = run
 
 
 @dataclass
@@ -42,7 +42,7 @@ class TrainingRun:
         seconds: Wall time, validation included.
         steps: Per step: loss, learning rate and what the loss counts.
         validation: The validation figure of each epoch.
-        epoch: The epoch whose weights were kept.
+        epoch: The epoch whose weights were kept; 0 for none.
     """
 
     seconds: float = 0.0
@@ -125,7 +125,7 @@ def train_encoder(
             trainer.train()
         except KeyboardInterrupt:
             keeper.restore()
-            raise TrainingInterrupted(run.epoch) from None
+            raise TrainingInterrupted(run) from None
         finally:
             bar.close()
         keeper.restore()
