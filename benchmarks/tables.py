@@ -86,7 +86,26 @@ def search() -> str:
     return "\n".join(["```", *load("train")["results"]["search"], "```"])
 
 
-BLOCKS = {"train": train, "search": search, "loss": loss, "bm25": bm25, "start": start}
+def difference() -> str:
+    data = load("train")
+    lines = ["| seed | soft-infonce minus infonce, MRR | hybrid minus the strongest lexical |"]
+    lines += ["|---|---|---|"]
+    for run in data["results"]["runs"]:
+        gaps = run["differences"]
+        soft = gaps["soft-infonce minus infonce"]["words"]
+        hybrid = next(gap["words"] for name, gap in gaps.items() if name.startswith("hybrid"))
+        lines.append(f"| {run['seed']} | {soft} | {hybrid} |")
+    return "\n".join([*lines, "", f"{where(data)}; `python benchmarks/bench_train.py`."])
+
+
+BLOCKS = {
+    "difference": difference,
+    "train": train,
+    "search": search,
+    "loss": loss,
+    "bm25": bm25,
+    "start": start,
+}
 
 
 def render(text: str) -> str:

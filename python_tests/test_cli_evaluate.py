@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from tiny import save_tiny_encoder
 
 from softnce_ext.cli.main import main
+from softnce_ext.data.formats import read_pairs
+from softnce_ext.data.manifest import write_manifest
+from softnce_ext.data.split import split_by_package
 
 ROWS = [
     {
@@ -55,8 +59,22 @@ def test_json_holds_results_and_split(
         assert {"mrr", "recall@1", "recall@5", "recall@10", "seconds"} <= set(row)
         assert 0 <= row["mrr_low"] <= row["mrr"] <= row["mrr_high"] <= 1
         assert row["mrr"] == row["mrr_pessimistic"]
-    assert report["split"] == {"data": data, "partition": "all", "pairs": 12, "packages": 3}
+    wanted = {"data": data, "partition": "all", "pairs": 12, "packages": 3, "trained_on": 0}
+    assert report["split"] == wanted
     assert (report["cutoff"], report["ties"]) == (1000, "pessimistic")
+
+
+def test_pairs_the_model_was_trained_on_are_counted(
+    encoder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write(tmp_path / "pairs.jsonl", ROWS)
+    model = tmp_path / "model"
+    shutil.copytree(encoder, model)
+    split = split_by_package(read_pairs(data, progress=False))
+    write_manifest(model / "manifest.json", split)
+    assert main(["evaluate", str(model), "--data", data]) == 0
+    expected = f"{len(split.train)} of the 12 pairs are ones the model was trained on."
+    assert expected in capsys.readouterr().out
 
 
 def test_the_test_partition_is_taken_where_the_data_names_it(

@@ -46,11 +46,13 @@ def test_mine_prints_json_and_converts_data_files(
 
 
 def test_mine_without_a_documented_function_fails_in_a_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
 ) -> None:
     (tmp_path / "m.py").write_text("x = 1\n")
-    assert run(str(tmp_path), "-o", str(tmp_path / "out.jsonl"), "--no-progress") == 1
-    assert "no documented function" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="no documented function in"):
+        run(str(tmp_path), "-o", str(tmp_path / "out.jsonl"), "--no-progress")
+    with pytest.raises(ValueError, match="--output must be in a folder that exists"):
+        run(str(tmp_path), "-o", str(tmp_path / "nowhere" / "out.jsonl"))
     assert not (tmp_path / "out.jsonl").exists()
     with pytest.raises(ValueError, match="--output must end in .jsonl or .jsonl.gz"):
         run(str(tmp_path), "-o", "out.csv")

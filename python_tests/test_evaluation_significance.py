@@ -82,10 +82,10 @@ def test_paired_difference_is_the_interval_of_the_differences() -> None:
 @pytest.mark.parametrize(
     ("numbers", "words"),
     [
-        ((0.001, -0.0012, 0.0031), "no difference: -0.0012 to 0.0031"),
+        ((0.001, -0.0012, 0.0031), "no difference shown: -0.0012 to 0.0031"),
         ((0.015, 0.0101, 0.0199), "higher by 0.0150: 0.0101 to 0.0199"),
         ((-0.015, -0.0199, -0.0101), "lower by 0.0150: -0.0199 to -0.0101"),
-        ((0.0, 0.0, 0.0), "no difference: 0.0000 to 0.0000"),
+        ((0.0, 0.0, 0.0), "no difference shown: 0.0000 to 0.0000"),
     ],
 )
 def test_in_words(numbers: tuple[float, float, float], words: str) -> None:

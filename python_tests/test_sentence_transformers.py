@@ -12,7 +12,7 @@ from torch import nn
 
 from softnce_ext import reference
 from softnce_ext.presets import PRESETS
-from softnce_ext.sentence_transformers import SoftInfoNCELoss, _widen
+from softnce_ext.sentence_transformers import SoftInfoNCELoss, _low_weights, _widen
 
 ROWS = tiny_rows()
 QUERIES = [row["query"] for row in ROWS]
@@ -120,6 +120,17 @@ def test_low_weights_are_those_of_equation_4(model: Any, columns: int, repeated:
     assert loss.pop_statistics()["low_weights"] == pytest.approx(low.item())
     if columns == 3:
         assert torch.allclose(weights[:, 12:], torch.ones(()), atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 3.0])
+def test_low_weights_are_counted_to_the_bound(temperature: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    similarity = 3 * torch.randn(300, 300, generator=generator)
+    groups = (torch.arange(300) // 2, torch.arange(300) // 2)
+    rule = {"alpha": 1.5, "beta": 0.5, "temperature": temperature, "min_weight": 0.1}
+    weights = reference.soft_weights(similarity, **rule, groups=groups)
+    low = (weights < 0.5).sum(1) - (weights == 0).sum(1)
+    assert _low_weights(similarity, groups, rule).item() == pytest.approx(low.float().mean().item())
 
 
 def test_statistics_are_means_over_the_steps_since_the_last_call(model: Any) -> None:

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import tiny_rows, transformer_model, write_rows
+from models import static_model, tiny_rows, transformer_model, write_rows
 
+from softnce_ext.data.split import Split
 from softnce_ext.encoders.saved import load_encoder
 from softnce_ext.training import compare, job
 from softnce_ext.training.job import JobInterrupted, TrainingJob
-from softnce_ext.training.output import check_output, save_report
+from softnce_ext.training.output import check_output, save_model, save_report
 from softnce_ext.training.settings import TrainSettings
 from softnce_ext.training.trainer import TrainingInterrupted, TrainingRun
 
@@ -60,6 +61,7 @@ def test_report_has_every_row_and_figure(done: tuple[Path, dict[str, Any]]) -> N
     rows = {row["name"]: row["mrr"] for row in report["results"]}
     assert gap["mrr"] == pytest.approx(rows["soft-infonce"] - rows["infonce"])
     assert gap["words"].startswith(("no difference", "higher by", "lower by"))
+    assert rows["untrained"] < min(rows["infonce"], rows["soft-infonce"])
     packages = [set(report["split"][part]["packages"]) for part in ("train", "valid", "test")]
     assert not packages[0] & packages[2] and not packages[1] & packages[2]
     assert report["training"]["soft-infonce"]["mean"]["low_weights"] >= 0
@@ -177,14 +179,17 @@ def test_init_gives_another_start(
     assert started != (done[0] / "model.safetensors").read_bytes()
 
 
-def test_own_folder_is_replaced_whole(
+def test_own_folder_is_replaced_whole_and_kept_beside(
     done: tuple[Path, dict[str, Any]], data: Path, tmp_path: Path
 ) -> None:
     run(data, tmp_path / "m", compare=False, epochs=1)
     (tmp_path / "m" / "left over").write_text("")
     run(data, tmp_path / "m", compare=False, epochs=1)
     assert not (tmp_path / "m" / "left over").exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "m.previous"]
+    assert (tmp_path / "m.previous" / "left over").exists()
+    for path in (tmp_path / "m").rglob("*"):
+        assert path.stat().st_mode & 0o044 == 0o044  # others may load it
 
 
 def test_folder_of_others_is_refused_before_any_work(data: Path, tmp_path: Path) -> None:
@@ -219,6 +224,24 @@ def test_interrupt_of_the_comparison_leaves_the_model(
     with pytest.raises(JobInterrupted, match="m holds the trained model, not compared yet"):
         run(data, tmp_path / "m", compare=False)
     load_encoder(str(tmp_path / "m"))
+
+
+def test_rename_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "softnce.json").write_text("{}")
+    model = static_model(["read a file"])
+    rename = Path.rename
+
+    def fail(self: Path, target: Path) -> Path:
+        if self.name == "new":
+            raise OSError("no")
+        return rename(self, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "rename", fail)
+        with pytest.raises(OSError, match="no"):
+            save_model(tmp_path / "m", model, {}, Split([], [], []), [])
+    assert [path.name for path in tmp_path.rglob("*")] == ["m", "softnce.json"]
 
 
 def test_save_that_fails_leaves_what_was_there(

@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         progress=True,
     )
+    seen = _count_trained_on(args.model, pairs)
     packages = [pair.package for pair in pairs]
     results = [
         result_row(outcome, packages, cutoff=args.cutoff, ties=args.ties) for outcome in outcomes
@@ -78,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
         "partition": partition,
         "pairs": len(pairs),
         "packages": len(set(packages)),
+        "trained_on": seen,
     }
     if args.json:
         print_json(
@@ -95,6 +97,8 @@ def run(args: argparse.Namespace) -> int:
     print(metric_table(results))
     for note in _notes(results, len(set(packages))):
         print(note)
+    if seen:
+        print(f"{seen} of the {len(pairs)} pairs are ones the model was trained on.")
     return 0
 
 
@@ -105,6 +109,18 @@ def _choose(pairs: Pairs, partition: str | None) -> tuple[str, list[Pair]]:
     if partition == "all":
         return partition, list(pairs)
     return partition, [pair for pair in pairs if pairs.partitions.get(pair) == partition]
+
+
+def _count_trained_on(model: str, pairs: list[Pair]) -> int:
+    """Return how many pairs the manifest beside a model of ours names as its training pairs."""
+    from ..data.manifest import read_manifest
+    from ..data.pairs import pair_hash
+
+    manifest = Path(model) / "manifest.json"
+    if not manifest.is_file():
+        return 0
+    trained = set(read_manifest(manifest)["train"]["pairs"])
+    return sum(pair_hash(pair) in trained for pair in pairs)
 
 
 def _notes(results: list[dict[str, Any]], packages: int) -> list[str]:

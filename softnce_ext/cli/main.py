@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(args.run(args))
     except KeyboardInterrupt:
-        print("softnce: interrupted", file=sys.stderr)
+        print(f"softnce {args.command}: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `softnce ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

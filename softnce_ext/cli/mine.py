@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from .arguments import positive_int
@@ -46,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
 
     if not args.output.endswith((".jsonl", ".jsonl.gz")):
         raise ValueError(f"--output must end in .jsonl or .jsonl.gz, got {args.output}")
+    if not Path(args.output).absolute().parent.is_dir():  # known before the work, not after
+        raise ValueError(f"--output must be in a folder that exists, got {args.output}")
     start = time.perf_counter()
     if args.folder is None:
         pairs = mine_interpreter(
@@ -62,8 +64,7 @@ def run(args: argparse.Namespace) -> int:
             progress=not args.no_progress,
         )
     if not pairs:
-        print(f"no documented function in {args.folder or 'this interpreter'}", file=sys.stderr)
-        return 1
+        raise ValueError(f"no documented function in {args.folder or 'this interpreter'}")
     write_pairs(args.output, pairs)
     seconds = time.perf_counter() - start
     summary = {"output": args.output, **pairs.report, "seconds": round(seconds, 2)}

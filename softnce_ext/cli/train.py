@@ -41,10 +41,11 @@ def run(args: argparse.Namespace) -> int:
     names = {each.name for each in fields(TrainSettings)}
     given = {name: value for name, value in vars(args).items() if name in names}
     settings = settings_from(given, args.config)
+    replaces = Path(settings.output).is_dir() and any(Path(settings.output).iterdir())
 
     try:
         from ..training.job import TrainingJob
-        from ..training.output import save_report
+        from ..training.output import previous, save_report
         from .table import metric_table, print_json
 
         report = TrainingJob(settings).run()
@@ -53,14 +54,17 @@ def run(args: argparse.Namespace) -> int:
         return 130
     report["seconds"]["total"] = time.perf_counter() - begin
     table = metric_table(report["results"])
-    save_report(Path(settings.output), report, table)
+    heading = _heading(report["split"])
+    save_report(Path(settings.output), report, f"{heading}\n{table}")
     if args.json:
         print_json(report)
         return 0
-    print(_heading(report["split"]))
+    print(heading)
     print(table)
     for line in _notes(report, settings.output):
         print(line)
+    if replaces:
+        print(f"the model that was there before is in {previous(Path(settings.output))}")
     return 0
 
 
@@ -76,7 +80,9 @@ def _help(each: Any) -> str:
 
 def _heading(split: dict[str, Any]) -> str:
     train, test = split["train"], split["test"]
-    unseen = " not among them" if not set(train["packages"]) & set(test["packages"]) else ""
+    unseen = " not among them"
+    if set(train["packages"]) & set(test["packages"]):
+        unseen = f", held out by {split.get('unit', 'manifest')}"
     return (
         f"trained on {train['rows']:,} pairs of {_packages(train)}; tested on "
         f"{test['rows']:,} queries against {test['rows']:,} functions of {_packages(test)}{unseen}"

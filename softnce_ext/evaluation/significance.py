@@ -112,11 +112,11 @@ def paired_difference(
 def in_words(difference: float, low: float, high: float) -> str:
     """Say what a difference with its interval shows: nothing, where the interval holds 0.
 
-    ``"no difference: -0.0012 to 0.0031"``, ``"higher by 0.0150: 0.0101 to 0.0199"``.
+    ``"no difference shown: -0.0012 to 0.0031"``, ``"higher by 0.0150: 0.0101 to 0.0199"``.
     """
     interval = f"{low:.4f} to {high:.4f}"
     if low <= 0 <= high:
-        return f"no difference: {interval}"
+        return f"no difference shown: {interval}"
     return f"{'higher' if difference > 0 else 'lower'} by {abs(difference):.4f}: {interval}"
 
 

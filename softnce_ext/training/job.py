@@ -92,7 +92,9 @@ class TrainingJob:
         split = self._split()
         with self._phase("preparing"):
             model, texts = self._prepare(split.train)
-            self.settings = settings = self.settings.resolved(static=is_static(model))
+            self.settings = settings = self.settings.resolved(
+                static=is_static(model), rows=len(split.train)
+            )
             untrained = copy.deepcopy(model) if settings.compare else None
             _warm_up(model.device)
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 METRICS_FILE = "metrics.json"
 MANIFEST_FILE = "manifest.json"
 LOG_FILE = "training.jsonl"
+_READABLE = 0o644
 
 
 def check_output(folder: Path) -> None:
@@ -51,7 +52,9 @@ def save_model(
     split: Split,
     steps: Iterable[dict[str, float]],
 ) -> None:
-    """Write the model and what belongs to it; replace what an earlier run wrote there.
+    """Write the model and what belongs to it.
+
+    What an earlier run wrote there is kept beside it, as NAME.previous (one of them).
 
     Args:
         folder: As `check_output` passed it.
@@ -72,6 +75,8 @@ def save_model(
         (new / SETTINGS_FILE).write_text(json.dumps(settings, indent=2), encoding="utf-8")
         write_manifest(new / MANIFEST_FILE, split)
         write_lines(new / LOG_FILE, map(json.dumps, steps))
+        for path in new.rglob("*"):  # safetensors files come readable by their owner alone
+            path.chmod(path.stat().st_mode | _READABLE if path.is_file() else 0o755)
         if place.exists():
             place.rename(old)
         try:
@@ -80,8 +85,17 @@ def save_model(
             if old.exists():
                 old.rename(place)
             raise
+        if old.exists():
+            shutil.rmtree(previous(place), ignore_errors=True)
+            old.rename(previous(place))
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def previous(folder: Path) -> Path:
+    """Return where `save_model` keeps the model that stood in a folder before."""
+    place = Path(os.path.realpath(folder))
+    return place.with_name(f"{place.name}.previous")
 
 
 def save_report(folder: Path, report: dict[str, Any], table: str) -> None:
@@ -115,7 +129,7 @@ print(model.similarity(query, code))
 ```
 
 A function's text is its name, `name_boost` times (see softnce.json), then its source without the
-documentation. Figures on packages that were not trained on (metrics.json has all of them):
+documentation. What was measured (metrics.json has all of it):
 
 ```
 {table}

@@ -15,6 +15,8 @@ STATIC = "static"  # the model that is built here, from nothing
 # What None stands for, by the kind of model. The static figures were chosen on validation
 # packages; a transformer's are the usual ones of fine-tuning.
 STATIC_DEFAULTS = {"batch_size": 1024, "epochs": 2, "learning_rate": 2e-2, "code_length": 64}
+STEPS_PER_EPOCH = 16  # at least, while batches stay above LEAST_BATCH pairs
+LEAST_BATCH = 16
 TRANSFORMER_DEFAULTS = {"batch_size": 32, "epochs": 1, "learning_rate": 2e-5, "code_length": 256}
 
 
@@ -57,7 +59,9 @@ class TrainSettings:
     estimator: str = _option(
         str, "bm25", "what finds false negatives for soft-infonce", choices=("bm25", "none")
     )
-    alpha: float | None = _option(float, None, "how strongly similar negatives are weakened")
+    alpha: float | None = _option(
+        float, None, "how strongly similar negatives are weakened", at_least=0
+    )
     beta: float | None = _option(float, None, "constant part of a negative's weight")
     temperature: float | None = _option(float, None, "of the softmax over similarities", above=0)
     scale: float = _option(float, 20.0, "multiplies the cosine in the loss", above=0)
@@ -68,7 +72,7 @@ class TrainSettings:
     name_boost: int = _option(int, 5, "how often a function's name precedes its code", at_least=0)
     vocab_size: int = _option(int, 4000, "word pieces of the static encoder", at_least=100)
     dimension: int = _option(int, 1024, "width of the static encoder", at_least=1)
-    seed: int = _option(int, 0, "of everything random", at_least=0)
+    seed: int = _option(int, 0, "of initialisation and order; the split stays the same", at_least=0)
     compare: bool = _option(bool, None, "train an InfoNCE twin and rank an installed encoder too")
     output: str = _option(str, "softnce-model", "folder to write the model into")
 
@@ -81,9 +85,12 @@ class TrainSettings:
         if self.init is not None and self.model != STATIC:
             raise ValueError(f"init is for model {STATIC} alone, got model {self.model}")
 
-    def resolved(self, *, static: bool) -> TrainSettings:
-        """Fill in what was left open, by the kind of model."""
+    def resolved(self, *, static: bool, rows: int | None = None) -> TrainSettings:
+        """Fill in what was left open, by the kind of model and the number of training rows."""
         defaults: dict[str, Any] = dict(STATIC_DEFAULTS if static else TRANSFORMER_DEFAULTS)
+        if rows is not None:  # few rows: smaller batches, so that an epoch has steps to learn from
+            least = max(2, rows // STEPS_PER_EPOCH)
+            defaults["batch_size"] = min(defaults["batch_size"], max(LEAST_BATCH, least))
         defaults["compare"] = self.model == STATIC and self.loss == "soft-infonce"
         open_ = {name: v for name, v in defaults.items() if getattr(self, name) is None}
         return replace(self, **open_)
@@ -109,6 +116,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
     try:
         read = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"config {path} cannot be read: {error}") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{path} must hold YAML: {error}") from error
     if read is None:
