@@ -138,11 +138,14 @@ def _backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Tensor | Non
     _refuse_double_backward()
     grads: list[Tensor | None] = [None] * ctx.arguments
     if grad_loss is not None:
+        # loss.backward() brings exactly 1: on the CPU, where looking is free, no copy is made. A
+        # traced gradient is no plain Tensor, and cannot be looked at.
+        unit = type(grad_loss) is Tensor and grad_loss.device.type == "cpu" and grad_loss == 1
         for position, grad in enumerate(ctx.saved_tensors):
             if ctx.needs[position]:
                 # Out of place: the graph may be walked again (retain_graph). The 0-d fp32 factor
                 # is not rounded to a half type first: that would bias the whole gradient.
-                grads[position] = (grad * grad_loss).to(ctx.dtype)
+                grads[position] = grad.to(ctx.dtype) if unit else (grad * grad_loss).to(ctx.dtype)
     return tuple(grads)
 
 
