@@ -5,25 +5,21 @@
 Contenders run in turn, round after round, in one process; a ratio is the median over rounds of a
 contender's time by the GEMMs' time of the same round. `gemms` is the floor: the matrix products
 alone (scores, similarities, two gradients), with outputs allocated beforehand. Equality of the
-losses and gradients is checked before timing. Memory is the growth of the process's peak, each
-contender in a process of its own.
+losses and gradients is checked before timing. Memory is what torch's allocator held at most, in a
+pass of its own.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import resource
 import statistics
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import machine
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 import softnce_ext as sx
 
@@ -158,34 +154,18 @@ def _seconds(run: Callable[[], Any]) -> float:
     return time.perf_counter() - begin
 
 
-def peak_floats(name: str, rows: int, dimension: int) -> float:
-    """Return the growth of this process's peak memory during a step, in floats, gradients out."""
+def peak_bytes(name: str, rows: int, dimension: int) -> int:
+    """Return the most that torch had allocated during a step, beside inputs and gradients."""
     data = inputs(rows, dimension)
-    loss = LOSSES[name]
-    warm = inputs(64, dimension)
-    for _ in range(2):
-        step(loss, warm)
-    gemms(data)()  # MKL keeps buffers of its own from the first products of this size
-    base, peak, done = _resident(), 0, threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.is_set():
-            peak = max(peak, _resident())
-            time.sleep(0.0005)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    grads = step(loss, data)
-    done.set()
-    watcher.join()
-    kept = sum(grad.numel() for grad in grads)
-    return (peak - base) / 4 - kept
-
-
-def _resident() -> int:
-    with open("/proc/self/statm") as stream:
-        return int(stream.read().split()[1]) * resource.getpagesize()
+    step(LOSSES[name], data)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        grads = step(LOSSES[name], data)[1:]
+    held = peak = 0
+    for event in recorded.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak - sum(grad.nbytes for grad in grads)
 
 
 def main() -> None:
@@ -194,11 +174,7 @@ def main() -> None:
     parser.add_argument("--dimension", type=int, default=768)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--json", help="result file; default benchmarks/results/loss_cpu.json")
-    parser.add_argument("--peak", nargs=2, metavar=("NAME", "ROWS"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.peak:
-        print(peak_floats(args.peak[0], int(args.peak[1]), args.dimension))
-        return
     results = []
     for rows in args.rows:
         entry: dict[str, Any] = {
@@ -208,21 +184,9 @@ def main() -> None:
         }
         entry["contenders"] = time_rounds(rows, args.dimension, args.repeats)
         for name in LOSSES:
-            command = [
-                sys.executable,
-                __file__,
-                "--peak",
-                name,
-                str(rows),
-                "--dimension",
-                str(args.dimension),
-            ]
-            done = subprocess.run(
-                command, capture_output=True, text=True, check=True, env=dict(os.environ)
-            )
-            floats = float(done.stdout.split()[-1])
-            entry["contenders"][name]["peak_in_blocks"] = floats / (512 * rows)
-            entry["contenders"][name]["peak_mib"] = floats * 4 / 2**20
+            peak = peak_bytes(name, rows, args.dimension)
+            entry["contenders"][name]["peak_in_blocks"] = peak / (4 * 512 * rows)
+            entry["contenders"][name]["peak_mib"] = peak / 2**20
         results.append(entry)
         print(f"N = M = {rows}, D = {args.dimension}, fp32, {entry['threads']} threads")
         for name, row in entry["contenders"].items():
