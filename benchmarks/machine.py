@@ -17,9 +17,10 @@ def facts() -> dict[str, Any]:
     import torch
 
     root = Path(__file__).resolve().parent.parent
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True
-    ).stdout.strip()
+    commit = _git(root, "rev-parse", "--short", "HEAD")
+    # The results themselves are written by this run and by those before it.
+    if _git(root, "status", "--porcelain", "--", ".", ":!benchmarks/results", ":!README.md"):
+        commit += "-dirty"
     return {
         "date": date.today().isoformat(),
         "commit": commit or "unknown",
@@ -30,6 +31,11 @@ def facts() -> dict[str, Any]:
         "numpy": numpy.__version__,
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
     }
+
+
+def _git(root: Path, *words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True)
+    return done.stdout.strip()
 
 
 def write(path: str | None, name: str, results: Any) -> None:
