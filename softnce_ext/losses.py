@@ -40,5 +40,6 @@ class SoftInfoNCE(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the stored arguments."""
-        shown = {**self.options, "scale": float(self.scale)}
+        scale = self.scale.item() if isinstance(self.scale, Tensor) else self.scale
+        shown = {**self.options, "scale": scale}
         return ", ".join(f"{name}={value}" for name, value in shown.items())
