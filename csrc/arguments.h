@@ -9,6 +9,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <optional>
+#include <tuple>
 
 #include "row_math.h"
 
@@ -96,5 +97,60 @@ inline void check(const Arguments& a) {
     check_groups(*a.code_groups, m, a.query, "code_groups");
   }
 }
+
+// The three ops as torch calls them, for a device's `Kernel`: pack the arguments, check them, and
+// run `Kernel::reduced<T>`, `rows<T>` or `rows_backward<T>` with T the type sums are kept in.
+template <class Kernel>
+struct Ops {
+  using Optional = std::optional<Tensor>;
+
+  static std::tuple<Tensor, Tensor, Tensor> soft_info_nce(
+      Tensor query, Tensor code, Optional similarity, Optional teacher_query, Optional teacher_code,
+      Optional query_groups, Optional code_groups, double alpha, double beta, double temperature,
+      double min_weight, double scale, double eps, int64_t positive_offset, int64_t block_rows,
+      bool mean, bool need_grad_query, bool need_grad_code) {
+    const Arguments a{
+        query,        code,         similarity,      teacher_query,
+        teacher_code, query_groups, code_groups,     {alpha, beta, temperature, min_weight},
+        scale,        eps,          positive_offset, block_rows};
+    check(a);
+    return is_double(a) ? Kernel::template reduced<double>(a, mean, need_grad_query, need_grad_code)
+                        : Kernel::template reduced<float>(a, mean, need_grad_query, need_grad_code);
+  }
+
+  static Tensor rows(Tensor query, Tensor code, Optional similarity, Optional teacher_query,
+                     Optional teacher_code, Optional query_groups, Optional code_groups,
+                     double alpha, double beta, double temperature, double min_weight, double scale,
+                     double eps, int64_t positive_offset, int64_t block_rows) {
+    const Arguments a{
+        query,        code,         similarity,      teacher_query,
+        teacher_code, query_groups, code_groups,     {alpha, beta, temperature, min_weight},
+        scale,        eps,          positive_offset, block_rows};
+    check(a);
+    return is_double(a) ? Kernel::template rows<double>(a) : Kernel::template rows<float>(a);
+  }
+
+  static std::tuple<Tensor, Tensor> rows_backward(
+      Tensor query, Tensor code, Optional similarity, Optional teacher_query, Optional teacher_code,
+      Optional query_groups, Optional code_groups, double alpha, double beta, double temperature,
+      double min_weight, double scale, double eps, int64_t positive_offset, int64_t block_rows,
+      Tensor grad_loss, bool need_grad_query, bool need_grad_code) {
+    const Arguments a{
+        query,        code,         similarity,      teacher_query,
+        teacher_code, query_groups, code_groups,     {alpha, beta, temperature, min_weight},
+        scale,        eps,          positive_offset, block_rows};
+    check(a);
+    STD_TORCH_CHECK(grad_loss.dim() == 1 && grad_loss.size(0) == a.rows(),
+                    "grad_loss must have shape [", a.rows(), "]");
+    STD_TORCH_CHECK(grad_loss.device() == query.device(), "grad_loss must be on query's device");
+    return is_double(a) ? Kernel::template rows_backward<double>(a, grad_loss, need_grad_query,
+                                                                 need_grad_code)
+                        : Kernel::template rows_backward<float>(a, grad_loss, need_grad_query,
+                                                                need_grad_code);
+  }
+
+ private:
+  static bool is_double(const Arguments& a) { return a.query.scalar_type() == ScalarType::Double; }
+};
 
 }  // namespace softnce

@@ -145,88 +145,45 @@ Outputs run_blocks(const Arguments& a, GradientWeight gradient_weight, bool need
   return {loss, torch::stable::to(grad_query, gradient), torch::stable::to(grad_code, gradient)};
 }
 
-template <typename T>
-std::tuple<Tensor, Tensor, Tensor> reduced(const Arguments& a, bool mean, bool need_grad_query,
-                                           bool need_grad_code) {
-  const double row_weight = mean ? 1.0 / static_cast<double>(a.rows()) : 1.0;
-  const T weight = static_cast<T>(row_weight);
-  Outputs out = run_blocks<T>(a, [=](int64_t) { return weight; }, need_grad_query, need_grad_code);
-  const T* rows = out.loss.const_data_ptr<T>();
-  double total = 0;
-  for (int64_t i = 0; i < a.rows(); ++i) total += rows[i];
-  Tensor loss = torch::stable::new_empty(out.loss, {});
-  *loss.mutable_data_ptr<T>() = static_cast<T>(total * row_weight);
-  return {loss, out.grad_query, out.grad_code};
-}
+// What Ops (arguments.h) asks of a device.
+struct Kernel {
+  template <typename T>
+  static std::tuple<Tensor, Tensor, Tensor> reduced(const Arguments& a, bool mean,
+                                                    bool need_grad_query, bool need_grad_code) {
+    const double row_weight = mean ? 1.0 / static_cast<double>(a.rows()) : 1.0;
+    const T weight = static_cast<T>(row_weight);
+    Outputs out =
+        run_blocks<T>(a, [=](int64_t) { return weight; }, need_grad_query, need_grad_code);
+    const T* losses = out.loss.const_data_ptr<T>();
+    double total = 0;
+    for (int64_t i = 0; i < a.rows(); ++i) total += losses[i];
+    Tensor loss = torch::stable::new_empty(out.loss, {});
+    *loss.mutable_data_ptr<T>() = static_cast<T>(total * row_weight);
+    return {loss, out.grad_query, out.grad_code};
+  }
 
-template <typename T>
-std::tuple<Tensor, Tensor> rows_backward(const Arguments& a, const Tensor& grad_loss,
-                                         bool need_grad_query, bool need_grad_code) {
-  const Tensor weights = dense(grad_loss, accumulate_type(a.query.scalar_type()));
-  const T* data = weights.const_data_ptr<T>();
-  Outputs out =
-      run_blocks<T>(a, [=](int64_t i) { return data[i]; }, need_grad_query, need_grad_code);
-  return {out.grad_query, out.grad_code};
-}
+  template <typename T>
+  static Tensor rows(const Arguments& a) {
+    return run_blocks<T>(a, [](int64_t) { return T(0); }, false, false).loss;
+  }
 
-bool is_double(const Arguments& a) { return a.query.scalar_type() == ScalarType::Double; }
-
-std::tuple<Tensor, Tensor, Tensor> soft_info_nce_cpu(
-    Tensor query, Tensor code, std::optional<Tensor> similarity,
-    std::optional<Tensor> teacher_query, std::optional<Tensor> teacher_code,
-    std::optional<Tensor> query_groups, std::optional<Tensor> code_groups, double alpha,
-    double beta, double temperature, double min_weight, double scale, double eps,
-    int64_t positive_offset, int64_t block_rows, bool mean, bool need_grad_query,
-    bool need_grad_code) {
-  const Arguments a{
-      query,        code,         similarity,      teacher_query,
-      teacher_code, query_groups, code_groups,     {alpha, beta, temperature, min_weight},
-      scale,        eps,          positive_offset, block_rows};
-  check(a);
-  return is_double(a) ? reduced<double>(a, mean, need_grad_query, need_grad_code)
-                      : reduced<float>(a, mean, need_grad_query, need_grad_code);
-}
-
-Tensor soft_info_nce_rows_cpu(Tensor query, Tensor code, std::optional<Tensor> similarity,
-                              std::optional<Tensor> teacher_query,
-                              std::optional<Tensor> teacher_code,
-                              std::optional<Tensor> query_groups, std::optional<Tensor> code_groups,
-                              double alpha, double beta, double temperature, double min_weight,
-                              double scale, double eps, int64_t positive_offset,
-                              int64_t block_rows) {
-  const Arguments a{
-      query,        code,         similarity,      teacher_query,
-      teacher_code, query_groups, code_groups,     {alpha, beta, temperature, min_weight},
-      scale,        eps,          positive_offset, block_rows};
-  check(a);
-  const auto no_weight = [](int64_t) { return 0; };
-  return is_double(a) ? run_blocks<double>(a, no_weight, false, false).loss
-                      : run_blocks<float>(a, no_weight, false, false).loss;
-}
-
-std::tuple<Tensor, Tensor> soft_info_nce_rows_backward_cpu(
-    Tensor query, Tensor code, std::optional<Tensor> similarity,
-    std::optional<Tensor> teacher_query, std::optional<Tensor> teacher_code,
-    std::optional<Tensor> query_groups, std::optional<Tensor> code_groups, double alpha,
-    double beta, double temperature, double min_weight, double scale, double eps,
-    int64_t positive_offset, int64_t block_rows, Tensor grad_loss, bool need_grad_query,
-    bool need_grad_code) {
-  const Arguments a{
-      query,        code,         similarity,      teacher_query,
-      teacher_code, query_groups, code_groups,     {alpha, beta, temperature, min_weight},
-      scale,        eps,          positive_offset, block_rows};
-  check(a);
-  STD_TORCH_CHECK(grad_loss.dim() == 1 && grad_loss.size(0) == a.rows(),
-                  "grad_loss must have shape [", a.rows(), "]");
-  return is_double(a) ? rows_backward<double>(a, grad_loss, need_grad_query, need_grad_code)
-                      : rows_backward<float>(a, grad_loss, need_grad_query, need_grad_code);
-}
+  template <typename T>
+  static std::tuple<Tensor, Tensor> rows_backward(const Arguments& a, const Tensor& grad_loss,
+                                                  bool need_grad_query, bool need_grad_code) {
+    const Tensor weights = dense(grad_loss, accumulate_type(a.query.scalar_type()));
+    const T* data = weights.const_data_ptr<T>();
+    Outputs out =
+        run_blocks<T>(a, [=](int64_t i) { return data[i]; }, need_grad_query, need_grad_code);
+    return {out.grad_query, out.grad_code};
+  }
+};
 
 }  // namespace
 }  // namespace softnce::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(softnce_ext, CPU, m) {
-  m.impl("soft_info_nce", TORCH_BOX(&softnce::cpu::soft_info_nce_cpu));
-  m.impl("soft_info_nce_rows", TORCH_BOX(&softnce::cpu::soft_info_nce_rows_cpu));
-  m.impl("soft_info_nce_rows_backward", TORCH_BOX(&softnce::cpu::soft_info_nce_rows_backward_cpu));
+  m.impl("soft_info_nce", TORCH_BOX(&softnce::Ops<softnce::cpu::Kernel>::soft_info_nce));
+  m.impl("soft_info_nce_rows", TORCH_BOX(&softnce::Ops<softnce::cpu::Kernel>::rows));
+  m.impl("soft_info_nce_rows_backward",
+         TORCH_BOX(&softnce::Ops<softnce::cpu::Kernel>::rows_backward));
 }

@@ -241,89 +241,41 @@ Outputs run_blocks(const Arguments& a, const Launch& launch, double row_weight,
   return {loss, grad_query, several_blocks ? torch::stable::to(grad_code, gradient) : grad_code};
 }
 
-template <typename T>
-std::tuple<Tensor, Tensor, Tensor> reduced(const Arguments& a, bool mean, bool need_grad_query,
-                                           bool need_grad_code) {
-  const double row_weight = mean ? 1.0 / static_cast<double>(a.rows()) : 1.0;
-  const Launch launch(a.query);
-  Outputs out = run_blocks<T>(a, launch, row_weight, std::nullopt, need_grad_query, need_grad_code);
-  Tensor loss = torch::stable::new_empty(out.loss, {});
-  launch.total<T>(out.loss, row_weight, loss);
-  return {loss, out.grad_query, out.grad_code};
-}
+// What Ops (arguments.h) asks of a device.
+struct Kernel {
+  template <typename T>
+  static std::tuple<Tensor, Tensor, Tensor> reduced(const Arguments& a, bool mean,
+                                                    bool need_grad_query, bool need_grad_code) {
+    const double row_weight = mean ? 1.0 / static_cast<double>(a.rows()) : 1.0;
+    const Launch launch(a.query);
+    Outputs out =
+        run_blocks<T>(a, launch, row_weight, std::nullopt, need_grad_query, need_grad_code);
+    Tensor loss = torch::stable::new_empty(out.loss, {});
+    launch.total<T>(out.loss, row_weight, loss);
+    return {loss, out.grad_query, out.grad_code};
+  }
 
-template <typename T>
-Tensor rows(const Arguments& a) {
-  return run_blocks<T>(a, Launch(a.query), 1, std::nullopt, false, false).loss;
-}
+  template <typename T>
+  static Tensor rows(const Arguments& a) {
+    return run_blocks<T>(a, Launch(a.query), 1, std::nullopt, false, false).loss;
+  }
 
-template <typename T>
-std::tuple<Tensor, Tensor> rows_backward(const Arguments& a, const Tensor& grad_loss,
-                                         bool need_grad_query, bool need_grad_code) {
-  const Launch launch(a.query);
-  const Tensor row_weights = dense(grad_loss, accumulate_type(a.query.scalar_type()));
-  Outputs out = run_blocks<T>(a, launch, 1, row_weights, need_grad_query, need_grad_code);
-  return {out.grad_query, out.grad_code};
-}
-
-bool is_double(const Arguments& a) { return a.query.scalar_type() == ScalarType::Double; }
-
-std::tuple<Tensor, Tensor, Tensor> soft_info_nce_cuda(
-    Tensor query, Tensor code, std::optional<Tensor> similarity,
-    std::optional<Tensor> teacher_query, std::optional<Tensor> teacher_code,
-    std::optional<Tensor> query_groups, std::optional<Tensor> code_groups, double alpha,
-    double beta, double temperature, double min_weight, double scale, double eps,
-    int64_t positive_offset, int64_t block_rows, bool mean, bool need_grad_query,
-    bool need_grad_code) {
-  const Arguments a{
-      query,        code,         similarity,      teacher_query,
-      teacher_code, query_groups, code_groups,     {alpha, beta, temperature, min_weight},
-      scale,        eps,          positive_offset, block_rows};
-  check(a);
-  return is_double(a) ? reduced<double>(a, mean, need_grad_query, need_grad_code)
-                      : reduced<float>(a, mean, need_grad_query, need_grad_code);
-}
-
-Tensor soft_info_nce_rows_cuda(Tensor query, Tensor code, std::optional<Tensor> similarity,
-                               std::optional<Tensor> teacher_query,
-                               std::optional<Tensor> teacher_code,
-                               std::optional<Tensor> query_groups,
-                               std::optional<Tensor> code_groups, double alpha, double beta,
-                               double temperature, double min_weight, double scale, double eps,
-                               int64_t positive_offset, int64_t block_rows) {
-  const Arguments a{
-      query,        code,         similarity,      teacher_query,
-      teacher_code, query_groups, code_groups,     {alpha, beta, temperature, min_weight},
-      scale,        eps,          positive_offset, block_rows};
-  check(a);
-  return is_double(a) ? rows<double>(a) : rows<float>(a);
-}
-
-std::tuple<Tensor, Tensor> soft_info_nce_rows_backward_cuda(
-    Tensor query, Tensor code, std::optional<Tensor> similarity,
-    std::optional<Tensor> teacher_query, std::optional<Tensor> teacher_code,
-    std::optional<Tensor> query_groups, std::optional<Tensor> code_groups, double alpha,
-    double beta, double temperature, double min_weight, double scale, double eps,
-    int64_t positive_offset, int64_t block_rows, Tensor grad_loss, bool need_grad_query,
-    bool need_grad_code) {
-  const Arguments a{
-      query,        code,         similarity,      teacher_query,
-      teacher_code, query_groups, code_groups,     {alpha, beta, temperature, min_weight},
-      scale,        eps,          positive_offset, block_rows};
-  check(a);
-  STD_TORCH_CHECK(grad_loss.dim() == 1 && grad_loss.size(0) == a.rows(),
-                  "grad_loss must have shape [", a.rows(), "]");
-  STD_TORCH_CHECK(grad_loss.device() == query.device(), "grad_loss must be on query's device");
-  return is_double(a) ? rows_backward<double>(a, grad_loss, need_grad_query, need_grad_code)
-                      : rows_backward<float>(a, grad_loss, need_grad_query, need_grad_code);
-}
+  template <typename T>
+  static std::tuple<Tensor, Tensor> rows_backward(const Arguments& a, const Tensor& grad_loss,
+                                                  bool need_grad_query, bool need_grad_code) {
+    const Launch launch(a.query);
+    const Tensor row_weights = dense(grad_loss, accumulate_type(a.query.scalar_type()));
+    Outputs out = run_blocks<T>(a, launch, 1, row_weights, need_grad_query, need_grad_code);
+    return {out.grad_query, out.grad_code};
+  }
+};
 
 }  // namespace
 }  // namespace softnce::cuda
 
 STABLE_TORCH_LIBRARY_IMPL(softnce_ext, CUDA, m) {
-  m.impl("soft_info_nce", TORCH_BOX(&softnce::cuda::soft_info_nce_cuda));
-  m.impl("soft_info_nce_rows", TORCH_BOX(&softnce::cuda::soft_info_nce_rows_cuda));
+  m.impl("soft_info_nce", TORCH_BOX(&softnce::Ops<softnce::cuda::Kernel>::soft_info_nce));
+  m.impl("soft_info_nce_rows", TORCH_BOX(&softnce::Ops<softnce::cuda::Kernel>::rows));
   m.impl("soft_info_nce_rows_backward",
-         TORCH_BOX(&softnce::cuda::soft_info_nce_rows_backward_cuda));
+         TORCH_BOX(&softnce::Ops<softnce::cuda::Kernel>::rows_backward));
 }
