@@ -28,6 +28,19 @@ struct RowKernels {
   double (*f64)(const Row<double>&, const WeightRule&);
 };
 
+// Those the build made (CMakeLists.txt); only the first runs on any machine.
+namespace baseline {
+extern const RowKernels kKernels;
+}
+#ifdef SOFTNCE_X86
+namespace avx2 {
+extern const RowKernels kKernels;
+}
+namespace avx512 {
+extern const RowKernels kKernels;
+}
+#endif
+
 const RowKernels& row_kernels();
 
 }  // namespace softnce::cpu

@@ -7,18 +7,6 @@
 
 namespace softnce::cpu {
 
-namespace baseline {
-extern const RowKernels kKernels;
-}
-#ifdef SOFTNCE_X86
-namespace avx2 {
-extern const RowKernels kKernels;
-}
-namespace avx512 {
-extern const RowKernels kKernels;
-}
-#endif
-
 const RowKernels& row_kernels() {
   static const RowKernels& chosen = []() -> const RowKernels& {
 #ifdef SOFTNCE_X86

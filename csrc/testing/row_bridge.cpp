@@ -12,20 +12,6 @@
 
 namespace py = pybind11;
 
-namespace softnce::cpu {
-namespace baseline {
-extern const RowKernels kKernels;
-}
-#ifdef SOFTNCE_X86
-namespace avx2 {
-extern const RowKernels kKernels;
-}
-namespace avx512 {
-extern const RowKernels kKernels;
-}
-#endif
-}  // namespace softnce::cpu
-
 namespace {
 
 using softnce::WeightRule;
