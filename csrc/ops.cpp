@@ -8,25 +8,23 @@
 //   soft_info_nce_rows           the loss of each row
 //   soft_info_nce_rows_backward  the gradients of sum_i grad_loss_i * loss_i
 //
-// All three share the arguments of arguments.h. block_rows = 0 chooses the rows per block.
+// All three begin with the arguments of arguments.h, and serve every loss of the family:
+// `objective` is one of row_math.h's. block_rows = 0 chooses the rows per block.
 #include <torch/csrc/stable/library.h>
 
+#define SHARED                                                                                   \
+  "Tensor query, Tensor code, Tensor? similarity, Tensor? teacher_query, Tensor? teacher_code, " \
+  "Tensor? query_indptr, Tensor? query_term, Tensor? query_count, Tensor? indptr, "              \
+  "Tensor? document, Tensor? weight, Tensor? document_length, Tensor? query_groups, "            \
+  "Tensor? code_groups, int objective, float alpha, float beta, float temperature, "             \
+  "float min_weight, float cutoff, float scale, float eps, int positive_offset, int block_rows"
+
 STABLE_TORCH_LIBRARY(softnce_ext, m) {
-  m.def(
-      "soft_info_nce(Tensor query, Tensor code, Tensor? similarity, Tensor? teacher_query, "
-      "Tensor? teacher_code, Tensor? query_groups, Tensor? code_groups, float alpha, float beta, "
-      "float temperature, float min_weight, float scale, float eps, int positive_offset, "
-      "int block_rows, bool mean, bool need_grad_query, bool need_grad_code) "
-      "-> (Tensor loss, Tensor grad_query, Tensor grad_code)");
-  m.def(
-      "soft_info_nce_rows(Tensor query, Tensor code, Tensor? similarity, Tensor? teacher_query, "
-      "Tensor? teacher_code, Tensor? query_groups, Tensor? code_groups, float alpha, float beta, "
-      "float temperature, float min_weight, float scale, float eps, int positive_offset, "
-      "int block_rows) -> Tensor");
-  m.def(
-      "soft_info_nce_rows_backward(Tensor query, Tensor code, Tensor? similarity, "
-      "Tensor? teacher_query, Tensor? teacher_code, Tensor? query_groups, Tensor? code_groups, "
-      "float alpha, float beta, float temperature, float min_weight, float scale, float eps, "
-      "int positive_offset, int block_rows, Tensor grad_loss, bool need_grad_query, "
-      "bool need_grad_code) -> (Tensor grad_query, Tensor grad_code)");
+  m.def("soft_info_nce(" SHARED
+        ", bool mean, bool need_grad_query, bool need_grad_code) "
+        "-> (Tensor loss, Tensor grad_query, Tensor grad_code)");
+  m.def("soft_info_nce_rows(" SHARED ") -> Tensor");
+  m.def("soft_info_nce_rows_backward(" SHARED
+        ", Tensor grad_loss, bool need_grad_query, bool need_grad_code) "
+        "-> (Tensor grad_query, Tensor grad_code)");
 }

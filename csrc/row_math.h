@@ -26,17 +26,32 @@
 
 namespace softnce {
 
-// How similarities become weights; the op's arguments of the same names.
-struct WeightRule {
+// What a row's scores and similarities are made into; the ops' argument `objective`. The first
+// three are cross-entropy over the positive and weighted negatives.
+enum class Objective : int64_t {
+  kSoftInfoNCE = 0,      // Eq. 3 and 4; plain InfoNCE without similarities
+  kTopK = 1,             // weight 0 for the `cutoff` most similar negatives, else 1
+  kThreshold = 2,        // weight 0 for z_j >= cutoff * z_p, else 1
+  kBCE = 3,              // binary cross-entropy of each column, targets 1 and S
+  kWeightedInfoNCE = 4,  // cross-entropy with the soft targets 1 and S
+  kKL = 5,               // beta * InfoNCE + alpha * KL(S || softmax over the negatives)
+};
+
+// How similarities become weights or targets; the ops' arguments of the same names. Which of them
+// an objective reads: kSoftInfoNCE alpha, beta, temperature, min_weight; kTopK and kThreshold
+// cutoff; kBCE and kWeightedInfoNCE temperature; kKL alpha, beta, temperature.
+struct Rule {
+  Objective objective;
   double alpha;
   double beta;
   double temperature;
   double min_weight;
+  double cutoff;
 };
 
 // 1 / temperature, kept where T neither overflows nor loses it: 0 * inf would be NaN. Host only.
 template <typename T>
-static inline T inverse_temperature(const WeightRule& rule) {
+static inline T inverse_temperature(const Rule& rule) {
   constexpr double kLeast = std::numeric_limits<T>::min(), kMost = std::numeric_limits<T>::max();
   const double inverse = 1 / rule.temperature;
   return static_cast<T>(inverse < kLeast ? kLeast : inverse > kMost ? kMost : inverse);
@@ -53,7 +68,7 @@ struct WeightLine {
 // A row with too few negatives, beta * negatives <= alpha, has no positive normaliser: its weights
 // are 1, so that a small last batch is plain InfoNCE.
 template <typename T>
-SOFTNCE_INLINE WeightLine<T> weight_line(const WeightRule& rule, int64_t negatives) {
+SOFTNCE_INLINE WeightLine<T> weight_line(const Rule& rule, int64_t negatives) {
   const double n = static_cast<double>(negatives);
   if (!(rule.beta * n > rule.alpha)) return {T(1), T(0), T(0)};
   const double normaliser = rule.beta - rule.alpha / n;

@@ -187,10 +187,11 @@ def _native(
     teacher_query, teacher_code = similarity if isinstance(similarity, tuple) else (None, None)
     matrix = similarity if isinstance(similarity, Tensor) else None
     query_groups, code_groups = groups if groups is not None else (None, None)
+    factors: Any = (None,) * 7
     numbers = [float(rule[name]) for name in ("alpha", "beta", "temperature", "min_weight")]
-    numbers += [float(rule["scale"]), float(rule["eps"])]
-    shared = (query, code, matrix, teacher_query, teacher_code, query_groups, code_groups)
-    shared += (*numbers, int(rule["positive_offset"]), 0)  # type: ignore[assignment]
+    numbers += [0.0, float(rule["scale"]), float(rule["eps"])]
+    shared: tuple[Any, ...] = (query, code, matrix, teacher_query, teacher_code, *factors)
+    shared += (query_groups, code_groups, 0, *numbers, int(rule["positive_offset"]), 0)
     if reduction == "none":
         return ops.soft_info_nce_rows(*shared)
     grad = torch.is_grad_enabled()

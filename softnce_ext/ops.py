@@ -72,7 +72,7 @@ def _warn_once(reason: str) -> None:
 
 
 def soft_info_nce(*shared: Any, mean: bool, need_grad_query: bool, need_grad_code: bool) -> Tensor:
-    """Return the mean or sum of the losses, 0-d; `shared` are the arguments all ops share."""
+    """Return the mean or sum of the losses, 0-d; `shared` are csrc/ops.cpp's shared arguments."""
     loss, _, _ = torch.ops.softnce_ext.soft_info_nce.default(
         *shared, mean, need_grad_query, need_grad_code
     )

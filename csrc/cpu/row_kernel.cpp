@@ -79,7 +79,7 @@ SOFTNCE_INLINE int64_t count_negatives(const Row<T>& row) {
 // Weights of the row's negatives into row.weights; 0 for the positive and for masked columns.
 // False when a negative's similarity is infinite (a NaN reaches the loss by itself).
 template <typename T>
-SOFTNCE_INLINE bool fill_weights(const Row<T>& row, const WeightRule& rule) {
+SOFTNCE_INLINE bool fill_weights(const Row<T>& row, const Rule& rule) {
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
   const int64_t columns = row.columns;
   const T* z = row.similarity;
@@ -139,7 +139,7 @@ SOFTNCE_INLINE bool fill_weights(const Row<T>& row, const WeightRule& rule) {
 }
 
 template <typename T>
-SOFTNCE_INLINE T run_row(const Row<T>& row, const WeightRule& rule) {
+SOFTNCE_INLINE T run_row(const Row<T>& row, const Rule& rule) {
   constexpr T kNan = std::numeric_limits<T>::quiet_NaN();
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
   T* s = row.scores;
@@ -183,8 +183,8 @@ SOFTNCE_INLINE T run_row(const Row<T>& row, const WeightRule& rule) {
   return valid ? result.loss : kNan;
 }
 
-float run_row_f32(const Row<float>& row, const WeightRule& rule) { return run_row(row, rule); }
-double run_row_f64(const Row<double>& row, const WeightRule& rule) { return run_row(row, rule); }
+float run_row_f32(const Row<float>& row, const Rule& rule) { return run_row(row, rule); }
+double run_row_f64(const Row<double>& row, const Rule& rule) { return run_row(row, rule); }
 
 }  // namespace
 

@@ -14,6 +14,7 @@ struct Row {
   const T* similarity;         // [M] z, or null: every weight is 1
   T* weights;                  // [M] scratch, may be `similarity` itself; null without z and groups
   const int64_t* code_groups;  // [M] or null
+  const uint8_t* known;        // [M] or null: 0 where a column has no similarity, so weight 1
   int64_t group;               // the query's group
   int64_t columns;             // M
   int64_t positive;            // column of the positive
@@ -24,8 +25,8 @@ struct Row {
 
 // Each returns the row's loss: NaN where a score or a similarity is NaN, or a similarity infinite.
 struct RowKernels {
-  float (*f32)(const Row<float>&, const WeightRule&);
-  double (*f64)(const Row<double>&, const WeightRule&);
+  float (*f32)(const Row<float>&, const Rule&);
+  double (*f64)(const Row<double>&, const Rule&);
 };
 
 // Those the build made (CMakeLists.txt); only the first runs on any machine.

@@ -49,11 +49,60 @@ void gemm(const Tensor& out, const Tensor& a, const Tensor& b, double alpha, dou
 }
 
 template <typename T>
-T run_row(const Row<T>& row, const WeightRule& rule) {
+T run_row(const Row<T>& row, const Rule& rule) {
   if constexpr (std::is_same_v<T, float>)
     return row_kernels().f32(row, rule);
   else
     return row_kernels().f64(row, rule);
+}
+
+// What check_factors (arguments.h) leaves open: that every index lies where it is used to.
+void check_indices(const Factors& f) {
+  const auto check_indptr = [](const Tensor& indptr, int64_t end, const char* name) {
+    const int64_t* at = indptr.const_data_ptr<int64_t>();
+    const int64_t last = indptr.size(0) - 1;
+    bool sound = at[0] == 0 && at[last] == end;
+    for (int64_t i = 0; i < last; ++i) sound &= at[i] <= at[i + 1];
+    STD_TORCH_CHECK(sound, name, " must rise from 0 to ", end);
+  };
+  const auto check_range = [](const Tensor& index, int64_t end, const char* name) {
+    const int32_t* at = index.const_data_ptr<int32_t>();
+    bool sound = true;
+    for (int64_t i = 0; i < index.size(0); ++i) sound &= at[i] >= 0 && at[i] < end;
+    STD_TORCH_CHECK(sound, name, " must lie in [0, ", end, ")");
+  };
+  check_indptr(f.query_indptr, f.query_term.size(0), "query_indptr");
+  check_indptr(f.indptr, f.document.size(0), "indptr");
+  check_range(f.query_term, f.indptr.size(0) - 1, "query_term");
+  check_range(f.document, f.documents(), "document");
+}
+
+// Which columns have a similarity; empty: all.
+std::vector<uint8_t> known_columns(const Arguments& a) {
+  if (!a.factors) return {};
+  std::vector<uint8_t> known(a.columns(), 0);
+  const int64_t* length = a.factors->document_length.const_data_ptr<int64_t>();
+  bool all = a.factors->documents() == a.columns();
+  for (int64_t j = 0; j < a.factors->documents(); ++j) all &= (known[j] = length[j] > 0);
+  if (all) known.clear();
+  return known;
+}
+
+// Query i's similarity with every document: a sum of its terms' postings, in the terms' order.
+template <typename T>
+void fill_similarity(const Factors& f, int64_t i, T* similarity, int64_t columns) {
+  const int64_t* query_indptr = f.query_indptr.const_data_ptr<int64_t>();
+  const int64_t* indptr = f.indptr.const_data_ptr<int64_t>();
+  const int32_t* term = f.query_term.const_data_ptr<int32_t>();
+  const float* count = f.query_count.const_data_ptr<float>();
+  const int32_t* document = f.document.const_data_ptr<int32_t>();
+  const float* weight = f.weight.const_data_ptr<float>();
+  std::fill(similarity, similarity + columns, T(0));
+  for (int64_t p = query_indptr[i]; p < query_indptr[i + 1]; ++p) {
+    const T times = count[p];
+    for (int64_t k = indptr[term[p]]; k < indptr[term[p] + 1]; ++k)
+      similarity[document[k]] += times * weight[k];
+  }
 }
 
 struct Outputs {
@@ -73,7 +122,6 @@ Outputs run_blocks(const Arguments& a, GradientWeight gradient_weight, bool need
   block_rows = std::min(block_rows, n);
 
   const bool need_gradient = need_grad_query || need_grad_code;
-  const bool has_similarity = a.similarity || a.teacher_query;
   Tensor query = dense(a.query, type), code = dense(a.code, type);
   Tensor code_t = torch::stable::transpose(code, 0, 1);
   Tensor scores_buffer = torch::stable::new_empty(query, {block_rows, m}, type);
@@ -83,7 +131,9 @@ Outputs run_blocks(const Arguments& a, GradientWeight gradient_weight, bool need
     teacher_code_t = torch::stable::transpose(dense(*a.teacher_code, type), 0, 1);
   }
   if (a.similarity) similarity = *a.similarity;
-  if (has_similarity || a.query_groups)
+  if (a.factors) check_indices(*a.factors);
+  const std::vector<uint8_t> known = known_columns(a);
+  if (a.has_similarity() || a.query_groups)
     weights_buffer = torch::stable::new_empty(query, {block_rows, m}, type);
   std::optional<Tensor> query_groups, code_groups;
   if (a.query_groups) {
@@ -124,7 +174,12 @@ Outputs run_blocks(const Arguments& a, GradientWeight gradient_weight, bool need
         row.scores = score_data + r * m;
         row.similarity = z_data ? z_data + r * m : nullptr;
         row.weights = weight_data ? weight_data + r * m : nullptr;
+        if (a.factors) {
+          fill_similarity(*a.factors, i, row.weights, m);
+          row.similarity = row.weights;
+        }
         row.code_groups = code_group_data;
+        row.known = known.empty() ? nullptr : known.data();
         row.group = query_group_data ? query_group_data[i] : 0;
         row.columns = m;
         row.positive = i + a.positive_offset;
@@ -182,8 +237,7 @@ struct Kernel {
 }  // namespace softnce::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(softnce_ext, CPU, m) {
-  m.impl("soft_info_nce", TORCH_BOX(&softnce::Ops<softnce::cpu::Kernel>::soft_info_nce));
-  m.impl("soft_info_nce_rows", TORCH_BOX(&softnce::Ops<softnce::cpu::Kernel>::rows));
-  m.impl("soft_info_nce_rows_backward",
-         TORCH_BOX(&softnce::Ops<softnce::cpu::Kernel>::rows_backward));
+  m.impl("soft_info_nce", &softnce::Ops<softnce::cpu::Kernel>::soft_info_nce);
+  m.impl("soft_info_nce_rows", &softnce::Ops<softnce::cpu::Kernel>::rows);
+  m.impl("soft_info_nce_rows_backward", &softnce::Ops<softnce::cpu::Kernel>::rows_backward);
 }

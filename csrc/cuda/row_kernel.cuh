@@ -56,7 +56,7 @@ struct RowBlock {
   int64_t first_positive;       // column of the first row's positive
   int32_t columns;              // M
   T inverse_temperature;
-  WeightRule rule;
+  Rule rule;
   WeightLine<T> line;  // the weights of a row whose M - 1 other columns are all negatives
   T eps;
   T gain;  // the gradient is written times gain * row_weight

@@ -274,8 +274,7 @@ struct Kernel {
 }  // namespace softnce::cuda
 
 STABLE_TORCH_LIBRARY_IMPL(softnce_ext, CUDA, m) {
-  m.impl("soft_info_nce", TORCH_BOX(&softnce::Ops<softnce::cuda::Kernel>::soft_info_nce));
-  m.impl("soft_info_nce_rows", TORCH_BOX(&softnce::Ops<softnce::cuda::Kernel>::rows));
-  m.impl("soft_info_nce_rows_backward",
-         TORCH_BOX(&softnce::Ops<softnce::cuda::Kernel>::rows_backward));
+  m.impl("soft_info_nce", &softnce::Ops<softnce::cuda::Kernel>::soft_info_nce);
+  m.impl("soft_info_nce_rows", &softnce::Ops<softnce::cuda::Kernel>::rows);
+  m.impl("soft_info_nce_rows_backward", &softnce::Ops<softnce::cuda::Kernel>::rows_backward);
 }

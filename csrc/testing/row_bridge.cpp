@@ -14,7 +14,7 @@ namespace py = pybind11;
 
 namespace {
 
-using softnce::WeightRule;
+using softnce::Rule;
 using softnce::cpu::Row;
 using softnce::cpu::RowKernels;
 
@@ -42,7 +42,7 @@ template <typename T>
 using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
 
 template <typename T>
-py::tuple run(T (*kernel)(const Row<T>&, const WeightRule&), const Array<T>& scores,
+py::tuple run(T (*kernel)(const Row<T>&, const Rule&), const Array<T>& scores,
               const std::optional<Array<T>>& similarity,
               const std::optional<Array<int64_t>>& code_groups, int64_t group, int64_t positive,
               const std::vector<double>& rule, double eps, double gradient_weight) {
