@@ -149,8 +149,8 @@ struct Ops {
   static void soft_info_nce(StableIValue* stack, uint64_t arguments, uint64_t) {
     Stack in{stack};
     const Arguments a = in.shared();
-    const bool mean = in.next<bool>();
-    const bool need_grad_query = in.next<bool>(), need_grad_code = in.next<bool>();
+    const bool mean = in.template next<bool>();
+    const bool need_grad_query = in.template next<bool>(), need_grad_code = in.template next<bool>();
     in.finish(arguments);
     check(a);
     const auto [loss, grad_query, grad_code] =
@@ -173,8 +173,8 @@ struct Ops {
   static void rows_backward(StableIValue* stack, uint64_t arguments, uint64_t) {
     Stack in{stack};
     const Arguments a = in.shared();
-    const Tensor grad_loss = in.next<Tensor>();
-    const bool need_grad_query = in.next<bool>(), need_grad_code = in.next<bool>();
+    const Tensor grad_loss = in.template next<Tensor>();
+    const bool need_grad_query = in.template next<bool>(), need_grad_code = in.template next<bool>();
     in.finish(arguments);
     check(a);
     STD_TORCH_CHECK(grad_loss.dim() == 1 && grad_loss.size(0) == a.rows(),
