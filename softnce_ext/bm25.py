@@ -4,7 +4,8 @@
 
 `BM25.scores` takes the statistics from the batch it is given, so that it computes them anew in
 each call, in time linear in the tokens. The scores are then a product of two sparse matrices: the
-queries' term counts and the documents' weighted postings. `BM25.index` keeps the postings.
+queries' term counts and the documents' weighted postings. `BM25.factors` returns these two in place
+of their product, `BM25.index` keeps the postings.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ import numpy.typing as npt
 from .bm25_kernels import (
     VARIANTS,
     Array,
+    batch_factors,
     count_terms,
     dense_rows,
     prepare_batch,
@@ -30,6 +32,9 @@ from .bm25_kernels import (
     weigh_postings,
 )
 from .token_ids import Texts, TokenIds, distinct, flat, renumbered
+
+if TYPE_CHECKING:
+    from .factors import BM25Factors
 
 __all__ = ["BM25", "VARIANTS", "BM25Index", "TokenIds"]
 
@@ -120,27 +125,45 @@ class BM25:
         Raises:
             TypeError, ValueError: The texts are no integers, or their offsets do not fit.
         """
-        same = document_ids is None
-        q_ids, q_offsets, largest = flat(query_ids, "query_ids")
-        ids, offsets = q_ids, q_offsets
-        if document_ids is not None:
-            ids, offsets, largest = flat(document_ids, "document_ids")
-        if largest >= _TABLE_LIMIT:
-            known = distinct(ids)
-            largest = known.size - 1
-            ids = renumbered(ids, known)
-            q_ids = ids if same else renumbered(q_ids, known)
+        texts, largest = _batch(query_ids, document_ids)
+        _, offsets, _, q_offsets, _ = texts
         scores = np.empty((q_offsets.size - 1, offsets.size - 1), np.float32)
-        batch = (ids, offsets, q_ids, q_offsets, same, _scratch_table(largest), *self._rule)
-        try:
-            if scores.size < _POOL_SCORES or self.threads == 1:
-                score_batch(scores, *batch)
-            else:
-                _fill(scores, prepare_batch(*batch), self.threads)
-        except BaseException:  # out of memory half-way: the table may still hold this batch's terms
-            _scratch.table = _Scratch.table
-            raise
+        table = _take_table(largest)
+        if scores.size < _POOL_SCORES or self.threads == 1:
+            score_batch(scores, *texts, table, *self._rule)
+        else:
+            _fill(scores, prepare_batch(*texts, table, *self._rule), self.threads)
+        _scratch.table = table
         return scores
+
+    def factors(self, query_ids: Texts, document_ids: Texts | None = None) -> BM25Factors:
+        """Return the scores of all pairs as two sparse factors, without the matrix [N, M].
+
+        The statistics and the float32 weights are those of `scores`: adding count * weight in the
+        order of a query's terms gives its scores to the last bit, `factors(...).dense()` up to
+        rounding. Time and memory are linear in the tokens, and one thread does it.
+
+        Args:
+            query_ids: N texts, as in `scores`.
+            document_ids: M texts, likewise; None: the queries are the documents.
+
+        Returns:
+            The factors, on the CPU: the `similarity` of `softnce_ext.soft_info_nce`, after
+            `.to(device)` where the embeddings are elsewhere. Query terms that no document holds
+            are left out.
+
+        Raises:
+            TypeError, ValueError: The texts are no integers, or their offsets do not fit.
+        """
+        import torch
+
+        from .factors import BM25Factors
+
+        texts, largest = _batch(query_ids, document_ids)
+        table = _take_table(largest)
+        parts = batch_factors(*texts, table, *self._rule)
+        _scratch.table = table
+        return BM25Factors(*map(torch.from_numpy, parts))
 
     def index(self, document_ids: Texts) -> BM25Index:
         """Keep the statistics of documents, to score many queries against them.
@@ -263,11 +286,34 @@ if hasattr(os, "register_at_fork"):  # a forked child has the pool, but not its 
     os.register_at_fork(after_in_child=_forget_pool)
 
 
-def _scratch_table(largest: int) -> Array:
-    """Return this thread's table for ids up to `largest`."""
-    table = _scratch.table
+def _batch(
+    query_ids: Texts, document_ids: Texts | None
+) -> tuple[tuple[Array, Array, Array, Array, bool], int]:
+    """Return a batch's texts as the kernels take them, and the documents' largest id.
+
+    These are the documents' ids and offsets, the queries', and whether both are the same.
+    """
+    same = document_ids is None
+    q_ids, q_offsets, largest = flat(query_ids, "query_ids")
+    ids, offsets = q_ids, q_offsets
+    if document_ids is not None:
+        ids, offsets, largest = flat(document_ids, "document_ids")
+    if largest >= _TABLE_LIMIT:
+        known = distinct(ids)
+        largest = known.size - 1
+        ids = renumbered(ids, known)
+        q_ids = ids if same else renumbered(q_ids, known)
+    return (ids, offsets, q_ids, q_offsets, same), largest
+
+
+def _take_table(largest: int) -> Array:
+    """Take this thread's table, for ids up to `largest`; put it back when it is all -1 again.
+
+    Who fails half-way (out of memory, Ctrl-C) does not: it may still hold the batch's terms.
+    """
+    table, _scratch.table = _scratch.table, _Scratch.table
     if table.size <= largest:
-        table = _scratch.table = np.full(1 << max(largest, 1).bit_length(), -1, np.int32)
+        table = np.full(1 << max(largest, 1).bit_length(), -1, np.int32)
     return table
 
 

@@ -206,6 +206,38 @@ def score_rows(
 
 
 @_kernel
+def batch_factors(
+    ids: Array,
+    offsets: Array,
+    q_ids: Array,
+    q_offsets: Array,
+    same: bool,
+    table: Array,
+    k1: float,
+    b: float,
+    avgdl: float,
+    variant: int,
+) -> tuple[Array, Array, Array, Array, Array, Array, Array]:
+    """Compute a batch's factors: queries' counts (CSR), weights by term (CSR), documents' lengths.
+
+    `table` ends as it began: all -1.
+    """
+    vocabulary = np.empty(min(ids.size, table.size), np.int64)
+    indptr, term, count, length, terms = count_terms(ids, offsets, table, vocabulary, 0, True)
+    q_indptr, q_term, q_count = indptr, term, count
+    if not same:
+        q_indptr, q_term, q_count, _, _ = count_terms(
+            q_ids, q_offsets, table, vocabulary, terms, False
+        )
+    for t in range(terms):
+        table[vocabulary[t]] = -1
+    start, document, weight = weigh_postings(
+        indptr, term, count, length, terms, k1, b, avgdl, variant
+    )
+    return q_indptr, q_term, q_count, start, document, weight, length
+
+
+@_kernel
 def prepare_batch(
     ids: Array,
     offsets: Array,
@@ -218,18 +250,9 @@ def prepare_batch(
     avgdl: float,
     variant: int,
 ) -> tuple[Array, Array, Array, Array, Array, Array, Array, Array]:
-    """Compute a batch's statistics, which `score_rows` takes. `table` ends as it began: all -1."""
-    vocabulary = np.empty(min(ids.size, table.size), np.int64)
-    indptr, term, count, length, terms = count_terms(ids, offsets, table, vocabulary, 0, True)
-    q_indptr, q_term, q_count = indptr, term, count
-    if not same:
-        q_indptr, q_term, q_count, _, _ = count_terms(
-            q_ids, q_offsets, table, vocabulary, terms, False
-        )
-    for t in range(terms):
-        table[vocabulary[t]] = -1
-    start, document, weight = weigh_postings(
-        indptr, term, count, length, terms, k1, b, avgdl, variant
+    """Compute a batch's factors, with dense rows, as `score_rows` takes them."""
+    q_indptr, q_term, q_count, start, document, weight, length = batch_factors(
+        ids, offsets, q_ids, q_offsets, same, table, k1, b, avgdl, variant
     )
     row, dense = dense_rows(start, document, weight, length.size)
     return q_indptr, q_term, q_count, start, document, weight, row, dense
