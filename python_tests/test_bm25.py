@@ -4,16 +4,21 @@ import importlib.util
 import math
 import multiprocessing
 import random
+import subprocess
+import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import numpy as np
 import pytest
+import torch
 from rank_bm25 import BM25Okapi
 
 from softnce_ext import bm25, bm25_kernels
 from softnce_ext.bm25 import BM25, BM25Index, TokenIds
+from softnce_ext.factors import BM25Factors
 
 Text = list[int]
 
@@ -71,6 +76,22 @@ def assert_close(scores: np.ndarray, expected: np.ndarray) -> None:
     assert np.abs(scores - expected).max(initial=0) <= 1e-5 * np.abs(expected).max(initial=0)
 
 
+def product_in_query_order(factors: BM25Factors) -> np.ndarray:
+    """Multiply factors in float32, each query's terms in their order, as the kernel does."""
+    q_indptr, q_term, q_count, indptr, document, weight, length = (p.numpy() for p in factors)
+    scores = np.zeros((q_indptr.size - 1, length.size), np.float32)
+    for i in range(len(scores)):
+        for p in range(q_indptr[i], q_indptr[i + 1]):
+            part = slice(indptr[q_term[p]], indptr[q_term[p] + 1])
+            scores[i, document[part]] += q_count[p] * weight[part]
+    return scores
+
+
+def assert_same_factors(factors: BM25Factors, expected: BM25Factors) -> None:
+    for name, part, right in zip(BM25Factors._fields, factors, expected, strict=True):
+        assert part.dtype == right.dtype and torch.equal(part, right), name
+
+
 @pytest.mark.parametrize("variant", ["reference", "okapi", "lucene"])
 @pytest.mark.parametrize("n, vocabulary", [(1, 5), (2, 6), (3, 4), (17, 30), (40, 400)])
 @pytest.mark.parametrize("k1, b, avgdl", [(1.2, 0.75, None), (1.5, 0.0, None), (0.0, 1.0, 7.5)])
@@ -85,6 +106,54 @@ def test_scores_equal_the_literal_formula(
     expected = literal_scores(queries, texts, **rule)
     assert_close(model.scores(queries, texts), expected)
     assert_close(model.index(texts).scores(queries), expected)
+
+
+@pytest.mark.parametrize("variant", ["reference", "okapi", "lucene"])
+@pytest.mark.parametrize("n, m, vocabulary", [(1, 1, 3), (1, 33, 9), (7, 2, 5), (127, 65, 300)])
+@pytest.mark.parametrize("k1, b, avgdl", [(1.2, 0.75, None), (0.0, 1.0, 7.5)])
+def test_factors_multiply_to_the_scores(
+    variant: str, n: int, m: int, vocabulary: int, k1: float, b: float, avgdl: float | None
+) -> None:
+    queries = [[], [-1, -1], *random_texts(n, 2 * vocabulary, n), [1, -5, 1, 2]]
+    documents = [[2, -1, 1, 2], *random_texts(m, vocabulary, m + 1), [-3], []]
+    rule = {"k1": k1, "b": b, "variant": variant, "avgdl": avgdl}
+    for texts in ((queries, documents), (documents,)):
+        factors = BM25(**rule).factors(*texts)
+        scores = BM25(**rule).scores(*texts)
+        np.testing.assert_array_equal(product_in_query_order(factors), scores)
+        expected = literal_scores(texts[0], documents, **rule)
+        assert_close(factors.dense().numpy(), expected)
+        exact = factors.dense(torch.float64).numpy()
+        assert np.abs(exact - scores).max() <= 1e-6 * np.abs(expected).max()
+
+
+def test_factors_hold_what_the_loss_relies_on() -> None:
+    queries, documents = random_texts(40, 90, 14), [[], *random_texts(60, 50, 15), [-1, 3]]
+    for texts in ((queries, documents), (documents,)):
+        factors = BM25().factors(*texts)
+        q_indptr, q_term, q_count, indptr, document, weight, length = factors
+        types = [torch.int64, torch.int32, torch.float32] * 2 + [torch.int64]
+        assert [part.dtype for part in factors] == types
+        assert all(part.is_contiguous() and part.ndim == 1 for part in factors)
+        terms = {token for text in documents for token in text if token >= 0}
+        assert indptr[0] == 0 and indptr[-1] == len(document) == len(weight)
+        assert len(indptr) == len(terms) + 1 and (indptr.diff() > 0).all()
+        for first, last in zip(indptr, indptr[1:], strict=False):
+            assert len(set(document[first:last].tolist())) == last - first
+        assert document.min() >= 0 and document.max() < len(length) == len(documents)
+        assert length.tolist() == [sum(token >= 0 for token in text) for text in documents]
+        assert q_indptr[0] == 0 and q_indptr[-1] == len(q_term) == len(q_count)
+        assert q_term.min() >= 0 and q_term.max() < len(terms)
+        known = [sum(token in terms for token in text) for text in texts[0]]
+        assert [int(part.sum()) for part in q_count.split(q_indptr.diff().tolist())] == known
+
+
+def test_scores_need_no_torch() -> None:
+    code = (
+        "import sys; from softnce_ext import BM25; BM25().scores([[1, 2]])\n"
+        "assert 'torch' not in sys.modules; BM25().factors([[1, 2]]).dense()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +195,9 @@ def test_all_forms_of_input_give_the_same_scores(tmp_path) -> None:
     ]
     for form in forms:
         np.testing.assert_array_equal(model.scores(form), expected)
-    assert len(bm25.score_batch.signatures) == 1  # whatever the type: compiled once
+        assert_same_factors(model.factors(form), model.factors(texts))
+    # Whatever the type: compiled once.
+    assert len(bm25.score_batch.signatures) == len(bm25.batch_factors.signatures) == 1
 
 
 @pytest.mark.parametrize("variant", ["reference", "okapi", "lucene"])
@@ -140,6 +211,9 @@ def test_large_ids_are_renumbered(variant: str) -> None:
     expected = model.scores(queries, texts)
     np.testing.assert_array_equal(model.scores(far_queries, far), expected)
     np.testing.assert_array_equal(model.index(far).scores(far_queries), expected)
+    factors = model.factors(far_queries, far)
+    np.testing.assert_array_equal(product_in_query_order(factors), expected)
+    assert len(factors.indptr) == len({token for text in texts for token in text}) + 1
     # Unknown large ids beside small documents are only unknown.
     assert not model.scores([[2**62], [2**40]], texts).any()
 
@@ -151,8 +225,12 @@ def test_texts_without_terms_score_zero(variant: str) -> None:
     assert model.scores([[1]], []).shape == (1, 0)
     assert model.scores([], [[1]]).shape == (0, 1)
     assert model.index([]).scores([[1], [2]]).shape == (2, 0)
+    for texts in (([],), ([[1]], []), ([], [[1]])):
+        assert model.factors(*texts).dense().shape == model.scores(*texts).shape
     for empty in ([[], []], np.full((2, 3), -1), np.zeros((2, 0), np.int64)):
         np.testing.assert_array_equal(model.scores(empty), np.zeros((2, 2)))
+        np.testing.assert_array_equal(model.factors(empty).dense(), np.zeros((2, 2)))
+        np.testing.assert_array_equal(model.factors([[1]], empty).known(3), [False] * 3)
         np.testing.assert_array_equal(model.index(empty).scores([[1], [0]]), np.zeros((2, 2)))
 
 
@@ -196,6 +274,8 @@ def test_threads_can_score_at_once() -> None:
     with ThreadPoolExecutor(6) as pool:
         for scores, right in zip(pool.map(model.scores, batches), expected, strict=True):
             np.testing.assert_array_equal(scores, right)
+        for factors, batch in zip(pool.map(model.factors, batches), batches, strict=True):
+            assert_same_factors(factors, model.factors(batch))
 
 
 def test_threads_share_no_table(monkeypatch) -> None:
@@ -238,19 +318,22 @@ def test_forked_child_scores_after_the_parent_used_the_pool() -> None:
     np.testing.assert_array_equal(BM25(threads=2).scores(texts), expected)
 
 
-def test_an_interrupted_call_leaves_no_trace(monkeypatch) -> None:
+@pytest.mark.parametrize(
+    "kernel, call", [("score_batch", BM25().scores), ("batch_factors", BM25().factors)]
+)
+def test_an_interrupted_call_leaves_no_trace(monkeypatch, kernel: str, call: Callable) -> None:
     texts = random_texts(10, 12, 10)
     expected = BM25().scores(texts)
 
-    def out_of_memory(scores: np.ndarray, *batch: object) -> None:
+    def out_of_memory(*batch: object) -> None:
         table = next(part for part in batch if getattr(part, "dtype", None) == np.int32)
         table[:] = 3
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(bm25, "score_batch", out_of_memory)
+        patch.setattr(bm25, kernel, out_of_memory)
         with pytest.raises(MemoryError):
-            BM25().scores(texts)
+            call(texts)
     np.testing.assert_array_equal(BM25().scores(texts), expected)
 
 
@@ -278,10 +361,11 @@ def test_an_interrupted_call_leaves_no_trace(monkeypatch) -> None:
     ],
 )
 def test_texts_that_are_none_are_refused(texts, error: type, message: str) -> None:
-    with pytest.raises(error, match=message):
-        BM25().scores(texts)
-    with pytest.raises(error, match=message.replace("query_ids", "document_ids")):
-        BM25().scores([[1]], texts)
+    for call in (BM25().scores, BM25().factors):
+        with pytest.raises(error, match=message):
+            call(texts)
+        with pytest.raises(error, match=message.replace("query_ids", "document_ids")):
+            call([[1]], texts)
     with pytest.raises(error):
         BM25().index([[1]]).scores(texts)
 
