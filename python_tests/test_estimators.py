@@ -46,6 +46,25 @@ def test_padding_is_left_out_by_its_mask_even_if_it_is_a_word() -> None:
     assert np.array_equal(InBatchBM25([0, 2])([features]).numpy(), BM25().scores(TEXTS))
 
 
+@pytest.mark.parametrize(
+    "special, features",
+    [
+        ([0, 1, 2], padded([*TEXTS, []], begin=0, end=2, pad=1)),
+        ([], flat([*TEXTS, []])),
+    ],
+)
+def test_factors_are_those_of_the_words(
+    special: list[int], features: dict[str, torch.Tensor]
+) -> None:
+    options = {"k1": 2.0, "b": 0.2, "variant": "lucene", "avgdl": 3.0}
+    estimator = InBatchBM25(special, **options)
+    factors = estimator.factors([features, {}])
+    for part, right in zip(factors, BM25(**options).factors([*TEXTS, []]), strict=True):
+        assert torch.equal(part, right)
+    torch.testing.assert_close(factors.dense(), estimator([features]), rtol=0, atol=1e-6)
+    assert factors.known(5).tolist() == [True, True, True, True, False]
+
+
 def test_special_ids_count_neither_as_words_nor_in_the_length() -> None:
     features = padded(TEXTS, begin=0, end=2, pad=1)
     counted = InBatchBM25()([features])
@@ -83,6 +102,8 @@ def test_special_ids_of_both_kinds_of_tokenizer() -> None:
 def test_features_without_token_ids_are_refused(features: dict[str, torch.Tensor]) -> None:
     with pytest.raises(ValueError, match="sentence_features must hold input_ids"):
         token_ids(features)
+    with pytest.raises(ValueError, match="sentence_features must hold input_ids"):
+        InBatchBM25().factors([features, {}])
 
 
 def ragged(texts: list[list[int]]) -> TokenIds:

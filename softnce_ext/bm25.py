@@ -34,7 +34,7 @@ from .bm25_kernels import (
 from .token_ids import Texts, TokenIds, distinct, flat, renumbered
 
 if TYPE_CHECKING:
-    from .factors import BM25Factors
+    from .factors import BM25Factors as BM25Factors
 
 __all__ = ["BM25", "VARIANTS", "BM25Index", "TokenIds"]
 

@@ -12,6 +12,8 @@ from ..bm25 import BM25, TokenIds
 if TYPE_CHECKING:
     import torch
 
+    from ..bm25 import BM25Factors
+
 # The features of one column of a batch, as sentence-transformers makes them.
 Features = Mapping[str, Any]
 
@@ -51,12 +53,32 @@ class InBatchBM25:
         """Return the raw similarity of each query (first column) with each, float32 [N, N]."""
         import torch
 
-        features = sentence_features[0]
+        scores = torch.from_numpy(self.bm25.scores(self._words(sentence_features[0])))
+        return scores.to(sentence_features[0]["input_ids"].device)
+
+    def factors(self, sentence_features: Sequence[Features]) -> BM25Factors:
+        """Return the same similarities as two sparse factors, without the matrix [N, N].
+
+        Args:
+            sentence_features: One column of features each; the first are the queries'.
+
+        Returns:
+            What `softnce_ext.soft_info_nce` takes as `similarity`, on the features' device.
+
+        Raises:
+            ValueError: The features hold no token ids.
+        """
+        factors = self.bm25.factors(self._words(sentence_features[0]))
+        return factors.to(sentence_features[0]["input_ids"].device)
+
+    def _words(self, features: Features) -> TokenIds:
+        """Return a column's texts with -1 in place of special ids."""
         texts = token_ids(features)
-        if len(self.special_ids):
-            ids = np.where(np.isin(texts.ids, self.special_ids), -1, texts.ids)
-            texts = TokenIds(ids, texts.offsets)
-        return torch.from_numpy(self.bm25.scores(texts)).to(features["input_ids"].device)
+        if not len(self.special_ids):
+            return texts
+        return TokenIds(
+            np.where(np.isin(texts.ids, self.special_ids), -1, texts.ids), texts.offsets
+        )
 
 
 def token_ids(features: Features) -> TokenIds:
