@@ -1,11 +1,19 @@
 // The mathematics of one row, on host and device: the one truth of every kernel.
 //
-// A row is one query against all codes, p its positive; the paper's Eq. 4, 3 and 5. With raw
-// similarities z and scores s, over the negatives j:
-//   S_j = softmax(z / temperature)_j
-//   w_j = max(min_weight, (beta - alpha S_j) / (beta - alpha / negatives))
+// A row is one query against all codes, p its positive, the other columns its negatives; a masked
+// column is neither, and is left out of everything. With raw similarities z and scores s:
+//   S_j = softmax(z / temperature)_j over the negatives that have a similarity, else 0
+//   P_j = softmax(s)_j over positive and negatives
+// Cross-entropy with weights: Soft-InfoNCE (the paper's Eq. 3 to 5) and the two cancellations:
+//   w_j = max(min_weight, (beta - alpha S_j) / (beta - alpha / negatives)), or 0 or 1
 //   loss = -s_p + log(exp(s_p) + sum_j w_j exp(s_j))
 //   d loss / d s_j = w_j exp(s_j) / (exp(s_p) + sum_k w_k exp(s_k)) - [j = p]
+// Soft targets (the paper's 4.3): y_p = 1, y_j = S_j, n = 1 + negatives:
+//   weighted InfoNCE  -sum_j y_j log(P_j + eps)
+//   BCE               -1/n sum_j y_j log P_j + (1 - y_j) log(1 - P_j), each log at least -100
+//   KL                beta * InfoNCE + alpha * sum_j S_j (log S_j - log Pneg_j),
+//                     Pneg the softmax of s over the negatives alone
+// A column without a similarity has weight 1, target 0, and is never dropped.
 //
 // NaN travels: every comparison below is written so that a NaN operand comes out as NaN. std::max
 // and std::min are avoided for that reason.
@@ -65,12 +73,12 @@ struct WeightLine {
   T floor;
 };
 
-// A row with too few negatives, beta * negatives <= alpha, has no positive normaliser: its weights
-// are 1, so that a small last batch is plain InfoNCE.
+// `negatives` are those with a similarity. Too few, beta * negatives <= alpha, have no positive
+// normaliser: the row's weights are 1, so that a small last batch is plain InfoNCE.
 template <typename T>
 SOFTNCE_INLINE WeightLine<T> weight_line(const Rule& rule, int64_t negatives) {
   const double n = static_cast<double>(negatives);
-  if (!(rule.beta * n > rule.alpha)) return {T(1), T(0), T(0)};
+  if (negatives == 0 || !(rule.beta * n > rule.alpha)) return {T(1), T(0), T(0)};
   const double normaliser = rule.beta - rule.alpha / n;
   return {T(rule.beta / normaliser), T(rule.alpha / normaliser), T(rule.min_weight)};
 }
@@ -100,6 +108,127 @@ SOFTNCE_INLINE RowResult<T> finish_row(T gap, T positive, T negatives, T eps) {
   const T p = exp(-loss);
   const T lifted = loss < T(1) ? loss - log1p(eps * exp(loss)) : -log(p + eps);
   return {lifted, scale * (p / (p + eps))};
+}
+
+// ---- Cancellation ----
+
+// A key in the order of the values, -0 beside +0: the k largest are selected by its bits.
+SOFTNCE_INLINE uint32_t order_key(float value) {
+  value += 0.0f;  // -0 becomes +0
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+SOFTNCE_INLINE uint64_t order_key(double value) {
+  value += 0.0;
+  uint64_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits >> 63 ? ~bits : bits | (uint64_t{1} << 63);
+}
+
+// The bound a negative must stay below: z < bound is z < ratio * z_p to the last bit, because the
+// product is rounded up, never down onto a z it exceeds.
+SOFTNCE_INLINE double threshold_bound(double ratio, double positive) { return ratio * positive; }
+SOFTNCE_INLINE float threshold_bound(double ratio, float positive) {
+  const double product = ratio * static_cast<double>(positive);
+  const float bound = static_cast<float>(product);
+  return static_cast<double>(bound) < product
+             ? nextafterf(bound, std::numeric_limits<float>::infinity())
+             : bound;
+}
+
+// ---- Soft targets ----
+
+// P with its largest column m apart, so that 1 - P_m does not cancel. For j != m, with
+// share_j = exp(s_j - runner_up) / sum_{k != m} exp(s_k - runner_up):
+//   log P_j = s_j - top - log_z,   P_j = rest * share_j <= 1/2
+template <typename T>
+struct Peak {
+  T log_z;     // -log P_m
+  T log_rest;  // log(1 - P_m)
+  T rest;      // 1 - P_m
+};
+
+// `top` = s_m, `runner_up` the largest of the other scores, `others` = sum_{j != m} exp(s_j -
+// runner_up).
+template <typename T>
+SOFTNCE_INLINE Peak<T> peak(T top, T runner_up, T others) {
+  const T log_rest = (runner_up - top) + T(log(others));  // of the sum beside exp(s_m - top) = 1
+  const T rest = T(exp(log_rest));
+  const T log_z = T(log1p(rest));
+  return {log_z, log_rest - log_z, rest / (T(1) + rest)};
+}
+
+// log(P + eps) and P / (P + eps), for a P that may underflow. `t` = exp(-|log P - log eps|),
+// `log1p_t` = log(1 + t).
+template <typename T>
+struct Lifted {
+  T log;
+  T part;
+};
+
+template <typename T>
+SOFTNCE_INLINE Lifted<T> lift(T log_p, T log_eps, T t, T log1p_t) {
+  const bool less = log_p < log_eps;
+  return {(less ? log_eps : log_p) + log1p_t, (less ? t : T(1)) / (T(1) + t)};
+}
+
+// torch.nn.BCELoss's floor under its logarithms. Where it holds there is no gradient.
+constexpr double kLogFloor = -100;
+
+// What a column j != m adds to its row's sums, each of which is simply added up; 1 - P_j >= 1/2
+// needs no floor. `y` its target, `log_1mp` = log(1 - P_j).
+template <typename T>
+struct BCETerm {
+  T log;     // y log P + (1 - y) log(1 - P)
+  T target;  // y, 0 below the floor
+  T odds;    // (1 - y) P / (1 - P)
+};
+
+template <typename T>
+SOFTNCE_INLINE BCETerm<T> bce_term(T y, T p, T log_p, T log_1mp) {
+  const bool below = log_p <= T(kLogFloor);
+  return {y * (below ? T(kLogFloor) : log_p) + (T(1) - y) * log_1mp, below ? T(0) : y,
+          (T(1) - y) * (p / (T(1) - p))};
+}
+
+// d loss / d s_j = -(target_j - odds_j + slope * share_j) / n for j != m.
+template <typename T>
+struct BCEResult {
+  T loss;
+  T slope;
+  T top_gradient;  // d loss / d s_m
+};
+
+// `sums` over the columns j != m; `y` the target of m; `n` the columns that count.
+template <typename T>
+SOFTNCE_INLINE BCEResult<T> finish_bce(const Peak<T>& peak, const BCETerm<T>& sums, T y, T n) {
+  const bool below = peak.log_rest <= T(kLogFloor);
+  const T p = T(exp(-peak.log_z));
+  const T log_sum = sums.log - y * peak.log_z + (T(1) - y) * (below ? T(kLogFloor) : peak.log_rest);
+  // m's own term through 1 - P_m, P_j / (1 - P_m) P_m = share_j P_m.
+  const T pull = below ? T(0) : (T(1) - y) * p;
+  return {-log_sum / n, peak.rest * (sums.odds - sums.target - y) + pull,
+          -(y * peak.rest + p * (sums.odds - sums.target) - pull) / n};
+}
+
+// d loss / d s_j = slope * Pneg_j - alpha S_j for the negatives.
+template <typename T>
+struct KLResult {
+  T loss;
+  T slope;
+  T positive_gradient;
+};
+
+// `gap` = log(sum_neg exp(s_j)) - s_p; `divergence` = sum_j S_j (log S_j - log Pneg_j); `share` =
+// sum_j S_j, which is 1, or 0 where no negative has a similarity.
+template <typename T>
+SOFTNCE_INLINE KLResult<T> finish_kl(const Rule& rule, T gap, T divergence, T share) {
+  const T t = T(exp(gap < T(0) ? gap : -gap));
+  const T info_nce = (gap < T(0) ? T(0) : gap) + T(log1p(t));
+  const T missed = (gap < T(0) ? t : T(1)) / (T(1) + t);  // 1 - P_p
+  const T alpha = T(rule.alpha), beta = T(rule.beta);
+  return {beta * info_nce + alpha * divergence, beta * missed + alpha * share, -beta * missed};
 }
 
 }  // namespace softnce
