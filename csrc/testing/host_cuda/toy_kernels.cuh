@@ -1,0 +1,202 @@
+// Kernels whose only purpose is to hold the host's CUDA to its promises: right ones, and the same
+// with one thing left out. Plain CUDA, as the project's own kernels are.
+#pragma once
+
+#include <cooperative_groups.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace toy {
+
+namespace cg = cooperative_groups;
+
+// out[block] = sum of the block's part of in; one value a thread. Two reductions through the same
+// partials, so that every barrier matters: kBarriers has one bit for each.
+constexpr unsigned kAllBarriers = 7;
+
+template <unsigned kBarriers>
+__global__ void sum_kernel(const float* in, float* out) {
+  SOFTNCE_SHARED_MEMORY(memory);
+  auto* const partials = reinterpret_cast<float*>(memory);
+  const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+  float value = in[blockIdx.x * blockDim.x + threadIdx.x], total = 0;
+  for (int round = 0; round < 2; ++round) {
+    float sum = round == 0 ? value : 1.0f;
+    for (int lanes = 16; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
+    if (lane == 0) partials[warp] = sum;
+    if (kBarriers & (round == 0 ? 1u : 4u)) __syncthreads();
+    sum = lane < warps ? partials[lane] : 0;
+    for (int lanes = 16; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
+    total += sum;
+    if (round == 0 && (kBarriers & 2)) __syncthreads();  // the partials are written again
+  }
+  // The second reduction counted the threads.
+  if (threadIdx.x == blockDim.x - 1) out[blockIdx.x] = total - static_cast<float>(blockDim.x);
+}
+
+// Lanes hand values on through shared memory.
+template <bool kSync>
+__global__ void rotate_lanes_kernel(int* out) {
+  SOFTNCE_SHARED_MEMORY(memory);
+  auto* const values = reinterpret_cast<int*>(memory);
+  values[threadIdx.x] = static_cast<int>(threadIdx.x);
+  if (kSync) __syncwarp();
+  out[threadIdx.x] = values[threadIdx.x / 32 * 32 + (threadIdx.x + 1) % 32];
+}
+
+// Writes one int at `index`, beyond the launch's shared memory or not.
+__global__ inline void write_shared_kernel(int index) {
+  SOFTNCE_SHARED_MEMORY(memory);
+  if (threadIdx.x == 5) reinterpret_cast<int*>(memory)[index] = 1;
+}
+
+__global__ inline void read_shared_kernel(int index, float* out) {
+  SOFTNCE_SHARED_MEMORY(memory);
+  out[threadIdx.x] = reinterpret_cast<const float*>(memory)[index];
+}
+
+// Sums of four floats, from `first` on.
+__global__ inline void load16_kernel(const float* in, int first, float* out) {
+  const float4 value = reinterpret_cast<const float4*>(in + first)[threadIdx.x];
+  out[threadIdx.x] = value.x + value.y + value.z + value.w;
+}
+
+// Each block reads what the next block of its cluster wrote into its own shared memory.
+template <bool kFirstSync, bool kLastSync>
+__global__ void cluster_kernel(int* out) {
+  SOFTNCE_SHARED_MEMORY(memory);
+  auto* const values = reinterpret_cast<int*>(memory);
+  const cg::cluster_group cluster = cg::this_cluster();
+  values[threadIdx.x] = static_cast<int>(blockIdx.x * 1000 + threadIdx.x);
+  if (kFirstSync) cluster.sync();
+  const unsigned next = (cluster.block_rank() + 1) % cluster.num_blocks();
+  const int* const others = cluster.map_shared_rank(values, next);
+  out[blockIdx.x * blockDim.x + threadIdx.x] = others[threadIdx.x];
+  if (kLastSync) cluster.sync();
+}
+
+// out[block] = sum over all blocks of what they wrote before the grid's barrier.
+template <bool kSync>
+__global__ void grid_kernel(int* scratch, int* out) {
+  if (threadIdx.x == blockDim.x - 1) scratch[blockIdx.x] = static_cast<int>(blockIdx.x) + 1;
+  if (kSync) cg::this_grid().sync();
+  int sum = 0;
+  for (unsigned i = 0; i < gridDim.x; ++i) sum += scratch[i];
+  if (threadIdx.x == 0) out[blockIdx.x] = sum;
+}
+
+// The block that comes last sums what all wrote: no grid barrier, so a fence and a counter.
+template <bool kFence>
+__global__ void last_block_kernel(int* scratch, unsigned* counter, int* out) {
+  if (threadIdx.x != 0) return;
+  scratch[blockIdx.x] = static_cast<int>(blockIdx.x) + 1;
+  if (kFence) __threadfence();
+  if (atomicAdd(counter, 1u) != gridDim.x - 1) return;
+  __threadfence();
+  int sum = 0;
+  for (unsigned i = 0; i < gridDim.x; ++i) sum += scratch[i];
+  *out = sum;
+}
+
+enum class Divergence {
+  kExit,
+  kOtherBarrier,
+  kOtherLine,
+  kShuffle,
+  kMask,
+  kAbsentLane,
+  kSpin,
+  kGridSync
+};
+
+// Threads that do not meet where CUDA demands it.
+__global__ inline void divergent_kernel(Divergence kind) {
+  const bool first = threadIdx.x < 40;
+  switch (kind) {
+    case Divergence::kExit:
+      if (first) __syncthreads();
+      return;
+    case Divergence::kOtherBarrier:
+      if (first)
+        __syncthreads();
+      else
+        __syncthreads_or(1);
+      return;
+    case Divergence::kOtherLine:
+      if (first)
+        __syncthreads();
+      else
+        __syncthreads();
+      return;
+    case Divergence::kShuffle:
+      if (first)
+        __shfl_sync(0xffffffffu, 1, 0);
+      else
+        __syncwarp();
+      return;
+    case Divergence::kMask:
+      __shfl_sync(0x0000ffffu, 1, 0);
+      return;
+    case Divergence::kAbsentLane:
+      __shfl_sync(0x3u << (threadIdx.x & ~1u) % 32, 1, 7);
+      return;
+    case Divergence::kSpin:
+      while (first) __nanosleep(100);
+      return;
+    case Divergence::kGridSync:
+      cg::this_grid().sync();
+      return;
+  }
+}
+
+// One warp: what the collectives give each lane.
+template <typename T>
+__global__ void shuffle_kernel(const T* in, T* out) {
+  const unsigned lane = threadIdx.x, all = 0xffffffffu;
+  out[lane] = __shfl_xor_sync(all, in[lane], 5);
+  out[32 + lane] = __shfl_sync(all, in[lane], 7);
+  out[64 + lane] = __shfl_sync(all, in[lane], 11, 8);  // lane 3 of each eight
+  out[96 + lane] = __shfl_down_sync(all, in[lane], 3);
+  out[128 + lane] = __shfl_up_sync(all, in[lane], 3, 16);
+  const unsigned half = lane < 16 ? 0x0000ffffu : 0xffff0000u;
+  out[160 + lane] = __shfl_xor_sync(half, in[lane], 8);
+}
+
+__global__ inline void vote_kernel(const int* in, int* out) {
+  const unsigned i = threadIdx.x, all = 0xffffffffu;
+  out[0 * blockDim.x + i] = static_cast<int>(__ballot_sync(all, in[i]));
+  out[1 * blockDim.x + i] = __any_sync(all, in[i]);
+  out[2 * blockDim.x + i] = __all_sync(all, in[i]);
+  out[3 * blockDim.x + i] = __syncthreads_count(in[i]);
+  out[4 * blockDim.x + i] = __syncthreads_or(in[i]);
+  out[5 * blockDim.x + i] = __syncthreads_and(in[i]);
+}
+
+// One thread waits for what another does: two blocks, both live.
+__global__ inline void flag_kernel(int* flag, int* out) {
+  if (threadIdx.x != 0) return;
+  if (blockIdx.x == 1) {
+    __threadfence();
+    atomicExch(flag, 1);
+  } else {
+    while (atomicAdd(flag, 0) == 0) __nanosleep(100);
+    __threadfence();
+    *out = 1;
+  }
+}
+
+// A recursion that no stack holds.
+__global__ inline void deep_kernel(volatile int* out) {
+  struct {
+    void operator()(volatile int* at, int depth) const {
+      volatile char frame[1024];
+      frame[depth % 1024] = 1;
+      if (depth > 0) (*this)(at, depth - 1);
+      *at = *at + frame[depth % 1024];
+    }
+  } recurse;
+  recurse(out, 200);
+}
+
+}  // namespace toy
