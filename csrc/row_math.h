@@ -155,7 +155,7 @@ template <typename T>
 SOFTNCE_INLINE Peak<T> peak(T top, T runner_up, T others) {
   const T log_rest = (runner_up - top) + T(log(others));  // of the sum beside exp(s_m - top) = 1
   const T rest = T(exp(log_rest));
-  const T log_z = T(log1p(rest));
+  const T log_z = T(log1p(rest)) + (top - top);  // NaN for an infinite score
   return {log_z, log_rest - log_z, rest / (T(1) + rest)};
 }
 
@@ -176,23 +176,22 @@ SOFTNCE_INLINE Lifted<T> lift(T log_p, T log_eps, T t, T log1p_t) {
 // torch.nn.BCELoss's floor under its logarithms. Where it holds there is no gradient.
 constexpr double kLogFloor = -100;
 
-// What a column j != m adds to its row's sums, each of which is simply added up; 1 - P_j >= 1/2
-// needs no floor. `y` its target, `log_1mp` = log(1 - P_j).
+// What a column j != m adds to its row's sums; 1 - P_j >= 1/2 needs no floor. `y` its target,
+// `log_1mp` = log(1 - P_j).
 template <typename T>
 struct BCETerm {
-  T log;     // y log P + (1 - y) log(1 - P)
-  T target;  // y, 0 below the floor
-  T odds;    // (1 - y) P / (1 - P)
+  T log;   // y log P + (1 - y) log(1 - P)
+  T push;  // (1 - y) P / (1 - P) - y, without y below the floor
 };
 
 template <typename T>
 SOFTNCE_INLINE BCETerm<T> bce_term(T y, T p, T log_p, T log_1mp) {
   const bool below = log_p <= T(kLogFloor);
-  return {y * (below ? T(kLogFloor) : log_p) + (T(1) - y) * log_1mp, below ? T(0) : y,
-          (T(1) - y) * (p / (T(1) - p))};
+  return {y * (below ? T(kLogFloor) : log_p) + (T(1) - y) * log_1mp,
+          (T(1) - y) * (p / (T(1) - p)) - (below ? T(0) : y)};
 }
 
-// d loss / d s_j = -(target_j - odds_j + slope * share_j) / n for j != m.
+// d loss / d s_j = (push_j - slope * share_j) / n for j != m.
 template <typename T>
 struct BCEResult {
   T loss;
@@ -206,29 +205,32 @@ SOFTNCE_INLINE BCEResult<T> finish_bce(const Peak<T>& peak, const BCETerm<T>& su
   const bool below = peak.log_rest <= T(kLogFloor);
   const T p = T(exp(-peak.log_z));
   const T log_sum = sums.log - y * peak.log_z + (T(1) - y) * (below ? T(kLogFloor) : peak.log_rest);
-  // m's own term through 1 - P_m, P_j / (1 - P_m) P_m = share_j P_m.
+  // m's own term reaches column j as P_j P_m / (1 - P_m) = share_j P_m.
   const T pull = below ? T(0) : (T(1) - y) * p;
-  return {-log_sum / n, peak.rest * (sums.odds - sums.target - y) + pull,
-          -(y * peak.rest + p * (sums.odds - sums.target) - pull) / n};
+  return {-log_sum / n, peak.rest * (sums.push - y) + pull,
+          -(y * peak.rest + p * sums.push - pull) / n};
 }
 
+// loss = info_nce + alpha * sum_j S_j (log S_j - log Pneg_j);
 // d loss / d s_j = slope * Pneg_j - alpha S_j for the negatives.
 template <typename T>
 struct KLResult {
-  T loss;
+  T info_nce;  // beta * InfoNCE
   T slope;
   T positive_gradient;
 };
 
-// `gap` = log(sum_neg exp(s_j)) - s_p; `divergence` = sum_j S_j (log S_j - log Pneg_j); `share` =
-// sum_j S_j, which is 1, or 0 where no negative has a similarity.
+// Over the negatives: `largest` of the scores, `log_sum` = log(sum_j exp(s_j - largest)), `share` =
+// sum_j S_j, which is 1, or 0 where none has a similarity.
 template <typename T>
-SOFTNCE_INLINE KLResult<T> finish_kl(const Rule& rule, T gap, T divergence, T share) {
+SOFTNCE_INLINE KLResult<T> finish_kl(const Rule& rule, T positive, T largest, T log_sum, T share) {
+  // The last term is 0, or NaN for an infinite positive.
+  const T gap = (largest - positive) + log_sum + (positive - positive);
   const T t = T(exp(gap < T(0) ? gap : -gap));
   const T info_nce = (gap < T(0) ? T(0) : gap) + T(log1p(t));
   const T missed = (gap < T(0) ? t : T(1)) / (T(1) + t);  // 1 - P_p
   const T alpha = T(rule.alpha), beta = T(rule.beta);
-  return {beta * info_nce + alpha * divergence, beta * missed + alpha * share, -beta * missed};
+  return {beta * info_nce, beta * missed + alpha * share, -beta * missed};
 }
 
 }  // namespace softnce
