@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cooperative_groups.h>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include <cstdint>
@@ -54,6 +56,10 @@ __global__ inline void write_shared_kernel(int index) {
 __global__ inline void read_shared_kernel(int index, float* out) {
   SOFTNCE_SHARED_MEMORY(memory);
   out[threadIdx.x] = reinterpret_cast<const float*>(memory)[index];
+}
+
+__global__ inline void write_global_kernel(int* out, int index) {
+  if (threadIdx.x == 5) out[index] = 1;
 }
 
 // Sums of four floats, from `first` on.
@@ -185,6 +191,49 @@ __global__ inline void flag_kernel(int* flag, int* out) {
     *out = 1;
   }
 }
+
+// Histogram of small numbers, counted in shared memory and then in global.
+__global__ inline void count_kernel(const int* in, int* out) {
+  SOFTNCE_SHARED_MEMORY(memory);
+  auto* const counts = reinterpret_cast<int*>(memory);
+  if (threadIdx.x < 4) counts[threadIdx.x] = 0;
+  __syncthreads();
+  atomicAdd(&counts[in[blockIdx.x * blockDim.x + threadIdx.x]], 1);
+  __syncthreads();
+  if (threadIdx.x < 4) atomicAdd(&out[threadIdx.x], counts[threadIdx.x]);
+}
+
+// Where each thread is, in three dimensions of both: its own number, once.
+__global__ inline void place_kernel(int* out) {
+  const cg::grid_group grid = cg::this_grid();
+  const unsigned thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
+  const unsigned block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
+  const bool agrees = thread == cg::this_thread_block().thread_rank() && block == grid.block_rank();
+  const unsigned at = block * blockDim.x * blockDim.y * blockDim.z + thread;
+  out[at] = agrees ? static_cast<int>(grid.thread_rank()) : -1;
+}
+
+// out[i] = f(in[i])
+template <typename From, typename To, To (*f)(From)>
+__global__ void map_kernel(const From* in, int size, To* out) {
+  for (unsigned i = threadIdx.x; i < static_cast<unsigned>(size); i += blockDim.x)
+    out[i] = f(in[i]);
+}
+__device__ inline unsigned short float_to_half(float x) {
+  return __half_as_ushort(__float2half_rn(x));
+}
+__device__ inline float half_to_float(unsigned short x) {
+  return __half2float(__ushort_as_half(x));
+}
+__device__ inline unsigned short float_to_bfloat16(float x) {
+  return __bfloat16_as_ushort(__float2bfloat16_rn(x));
+}
+__device__ inline float bfloat16_to_float(unsigned short x) {
+  return __bfloat162float(__ushort_as_bfloat16(x));
+}
+__device__ inline float fast_exp(float x) { return __expf(x); }
+__device__ inline float fast_log(float x) { return __logf(x); }
+__device__ inline float fast_reciprocal(float x) { return __fdividef(1.0f, x); }
 
 // A recursion that no stack holds.
 __global__ inline void deep_kernel(volatile int* out) {
