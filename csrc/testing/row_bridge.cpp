@@ -14,6 +14,7 @@ namespace py = pybind11;
 
 namespace {
 
+using softnce::Objective;
 using softnce::Rule;
 using softnce::cpu::Row;
 using softnce::cpu::RowKernels;
@@ -44,7 +45,8 @@ using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
 template <typename T>
 py::tuple run(T (*kernel)(const Row<T>&, const Rule&), const Array<T>& scores,
               const std::optional<Array<T>>& similarity,
-              const std::optional<Array<int64_t>>& code_groups, int64_t group, int64_t positive,
+              const std::optional<Array<int64_t>>& code_groups,
+              const std::optional<Array<uint8_t>>& known, int64_t group, int64_t positive,
               const std::vector<double>& rule, double eps, double gradient_weight) {
   std::vector<T> values(scores.data(), scores.data() + scores.size());
   std::vector<T> weights(values.size());
@@ -53,38 +55,39 @@ py::tuple run(T (*kernel)(const Row<T>&, const Rule&), const Array<T>& scores,
   row.similarity = similarity ? similarity->data() : nullptr;
   row.weights = similarity || code_groups ? weights.data() : nullptr;
   row.code_groups = code_groups ? code_groups->data() : nullptr;
+  row.known = known ? known->data() : nullptr;
   row.group = group;
   row.columns = static_cast<int64_t>(values.size());
   row.positive = positive;
   row.eps = static_cast<T>(eps);
   row.gradient_weight = static_cast<T>(gradient_weight);
   row.need_gradient = true;
-  const T loss = kernel(row, {rule.at(0), rule.at(1), rule.at(2), rule.at(3)});
+  const T loss = kernel(row, {static_cast<Objective>(rule.at(0)), rule.at(1), rule.at(2),
+                              rule.at(3), rule.at(4), rule.at(5)});
   return py::make_tuple(static_cast<double>(loss), py::array_t<T>(values.size(), values.data()));
+}
+
+template <typename T>
+void define(py::module_& m, const char* name,
+            T (*RowKernels::*kernel)(const Row<T>&, const Rule&)) {
+  m.def(
+      name,
+      [kernel](const std::string& isa, const Array<T>& scores,
+               const std::optional<Array<T>>& similarity,
+               const std::optional<Array<int64_t>>& code_groups,
+               const std::optional<Array<uint8_t>>& known, int64_t group, int64_t positive,
+               const std::vector<double>& rule, double eps, double gradient_weight) {
+        return run<T>(kernels(isa).*kernel, scores, similarity, code_groups, known, group, positive,
+                      rule, eps, gradient_weight);
+      },
+      "loss and gradient of one row; rule = [objective, alpha, beta, temperature, min_weight, "
+      "cutoff]");
 }
 
 }  // namespace
 
 PYBIND11_MODULE(softnce_testing, m) {
   m.def("instruction_sets", &instruction_sets, "those this processor runs");
-  m.def(
-      "row_f32",
-      [](const std::string& isa, const Array<float>& scores,
-         const std::optional<Array<float>>& similarity,
-         const std::optional<Array<int64_t>>& code_groups, int64_t group, int64_t positive,
-         const std::vector<double>& rule, double eps, double gradient_weight) {
-        return run<float>(kernels(isa).f32, scores, similarity, code_groups, group, positive, rule,
-                          eps, gradient_weight);
-      },
-      "loss and gradient of one row; rule = [alpha, beta, temperature, min_weight]");
-  m.def(
-      "row_f64",
-      [](const std::string& isa, const Array<double>& scores,
-         const std::optional<Array<double>>& similarity,
-         const std::optional<Array<int64_t>>& code_groups, int64_t group, int64_t positive,
-         const std::vector<double>& rule, double eps, double gradient_weight) {
-        return run<double>(kernels(isa).f64, scores, similarity, code_groups, group, positive, rule,
-                           eps, gradient_weight);
-      },
-      "the same in double");
+  define<float>(m, "row_f32", &RowKernels::f32);
+  define<double>(m, "row_f64", &RowKernels::f64);
 }
