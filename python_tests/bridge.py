@@ -57,7 +57,7 @@ def build(target: str) -> Path:
 
 @functools.cache
 def _module(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, build("all") / f"{name}.so")
+    spec = importlib.util.spec_from_file_location(name, build(name) / f"{name}.so")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

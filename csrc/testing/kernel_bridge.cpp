@@ -49,7 +49,8 @@ void run(const std::string& kernel, const std::map<std::string, py::buffer>& arr
   softnce::testing::run_kernel(kernel, arguments);
   for (const auto& [name, view] : views)
     if (view.size > 0)
-      memcpy(view.ptr, arguments.bytes(name), static_cast<size_t>(view.size * view.itemsize));
+      memcpy(view.ptr, arguments.untyped_array(name.c_str()),
+             static_cast<size_t>(view.size * view.itemsize));
 }
 
 }  // namespace

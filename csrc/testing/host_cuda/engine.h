@@ -5,7 +5,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <stdexcept>
 #include <string>
 
@@ -83,6 +82,11 @@ struct Launch {
 // Runs `kernel` once for each thread. Throws Error, of the first thing found: a barrier or a
 // shuffle that not all threads come to, an access beyond shared memory or a Guarded array,
 // undefined behaviour.
-void launch(const Launch& shape, const std::function<void()>& kernel);
+void launch(const Launch& shape, void (*kernel)(const void*), const void* argument);
+
+template <typename Kernel>
+void launch(const Launch& shape, const Kernel& kernel) {
+  launch(shape, [](const void* call) { (*static_cast<const Kernel*>(call))(); }, &kernel);
+}
 
 }  // namespace host_cuda

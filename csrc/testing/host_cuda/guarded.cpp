@@ -13,6 +13,8 @@ namespace host_cuda {
 namespace {
 
 constexpr size_t kAlignment = 16;
+// On both sides: a wrong stride leads further than a page. It costs no memory.
+constexpr size_t kGuardBytes = size_t{4} << 20;
 constexpr unsigned char kPoison = 0xff;
 
 size_t round_up(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
@@ -30,10 +32,10 @@ Guarded* list = nullptr;
 Guarded::Guarded(std::string name, size_t bytes) : name_(std::move(name)), bytes_(bytes) {
   inside_ = round_up(bytes, page());
   void* mapping =
-      mmap(nullptr, inside_ + 2 * page(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      mmap(nullptr, inside_ + 2 * kGuardBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapping == MAP_FAILED) throw std::bad_alloc();
   mapping_ = static_cast<unsigned char*>(mapping);
-  data_ = mapping_ + page() + inside_ - round_up(bytes, kAlignment);
+  data_ = mapping_ + kGuardBytes + inside_ - round_up(bytes, kAlignment);
   allow(true);
   poison();
   const std::lock_guard<std::mutex> guard(list_lock);
@@ -48,22 +50,24 @@ Guarded::~Guarded() {
     (previous_ != nullptr ? previous_->next_ : list) = next_;
     if (next_ != nullptr) next_->previous_ = previous_;
   }
-  munmap(mapping_, inside_ + 2 * page());
+  munmap(mapping_, inside_ + 2 * kGuardBytes);
 }
 
-void Guarded::poison() { memset(mapping_ + page(), kPoison, inside_); }
+void Guarded::poison() { memset(mapping_ + kGuardBytes, kPoison, inside_); }
 
 void Guarded::allow(bool access) {
   open_ = access;
   if (inside_ == 0) return;
-  if (mprotect(mapping_ + page(), inside_, access ? PROT_READ | PROT_WRITE : PROT_NONE) != 0)
+  if (mprotect(mapping_ + kGuardBytes, inside_, access ? PROT_READ | PROT_WRITE : PROT_NONE) != 0)
     throw std::bad_alloc();
 }
 
 std::string Guarded::damage() const {
-  for (const unsigned char* at = mapping_ + page(); at < mapping_ + page() + inside_; ++at) {
+  for (const unsigned char* at = mapping_ + kGuardBytes; at < mapping_ + kGuardBytes + inside_;
+       ++at) {
     if (at == data_) at += bytes_;
-    if (at < mapping_ + page() + inside_ && *at != kPoison) return "a write to " + describe(at);
+    if (at < mapping_ + kGuardBytes + inside_ && *at != kPoison)
+      return "a write to " + describe(at);
   }
   return "";
 }
@@ -74,7 +78,7 @@ std::string Guarded::describe(const void* address) {
   const auto at = reinterpret_cast<uintptr_t>(address);
   for (const Guarded* array = list; array != nullptr; array = array->next_) {
     const auto mapping = reinterpret_cast<uintptr_t>(array->mapping_);
-    if (at < mapping || at >= mapping + array->inside_ + 2 * page()) continue;
+    if (at < mapping || at >= mapping + array->inside_ + 2 * kGuardBytes) continue;
     const auto byte = static_cast<intptr_t>(at - reinterpret_cast<uintptr_t>(array->data_));
     return "byte " + std::to_string(byte) + " of " + array->name_ + " (" +
            std::to_string(array->bytes_) + " bytes" + (array->open_ ? ")" : ", closed)");

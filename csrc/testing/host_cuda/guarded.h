@@ -1,4 +1,4 @@
-// Memory that ends at a page nobody may touch: an access past the end is found where it happens.
+// Memory between pages that nobody may touch: an access past its end is found where it happens.
 #pragma once
 
 #include <cstddef>
@@ -29,7 +29,7 @@ class Guarded {
   size_t bytes_;
   unsigned char *mapping_, *data_;
   bool open_ = true;
-  size_t inside_;  // accessible bytes, whole pages, after one page that is not
+  size_t inside_;  // accessible bytes, whole pages, between the guards
   Guarded *previous_ = nullptr, *next_ = nullptr;
 };
 

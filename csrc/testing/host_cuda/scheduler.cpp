@@ -91,8 +91,8 @@ std::string state(const Thread& thread) {
 
 class Scheduler {
  public:
-  Scheduler(const Launch& shape, const std::function<void()>& kernel)
-      : shape_(shape), kernel_(kernel), random_(shape.order.seed) {}
+  Scheduler(const Launch& shape, void (*kernel)(const void*), const void* argument)
+      : shape_(shape), kernel_(kernel), argument_(argument), random_(shape.order.seed) {}
   ~Scheduler() {
     stacks().reset();
     active = nullptr;
@@ -136,7 +136,8 @@ class Scheduler {
   std::string stuck() const;
 
   const Launch& shape_;
-  const std::function<void()>& kernel_;
+  void (*const kernel_)(const void*);
+  const void* const argument_;
   uint64_t random_;
   std::vector<std::unique_ptr<Block>> live_;
   Thread* current_ = nullptr;
@@ -272,7 +273,7 @@ void Scheduler::run_thread(Block& block, Thread& thread) {
 void Scheduler::entry(void* scheduler) {
   auto* const that = static_cast<Scheduler*>(scheduler);
   try {
-    that->kernel_();
+    that->kernel_(that->argument_);
   } catch (const std::exception& error) {
     that->failure_ = error.what();
   }
@@ -441,10 +442,10 @@ void fail(const std::string& what) {
   Scheduler::active->abandon(what);
 }
 
-void launch(const Launch& shape, const std::function<void()>& kernel) {
+void launch(const Launch& shape, void (*kernel)(const void*), const void* argument) {
   check(shape);
   if (Scheduler::active != nullptr) throw Error("launch: a kernel cannot launch another");
-  Scheduler(shape, kernel).run();
+  Scheduler(shape, kernel, argument).run();
 }
 
 }  // namespace host_cuda

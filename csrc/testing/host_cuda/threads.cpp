@@ -176,7 +176,7 @@ void fail(const std::string& what) {
   std::_Exit(3);
 }
 
-void launch(const Launch& shape, const std::function<void()>& kernel) {
+void launch(const Launch& shape, void (*kernel)(const void*), const void* argument) {
   const dim3 grid = shape.grid, size = shape.block;
   const unsigned blocks = grid.x * grid.y * grid.z, count = size.x * size.y * size.z;
   const unsigned live = shape.cooperative ? blocks : shape.cluster;
@@ -201,9 +201,9 @@ void launch(const Launch& shape, const std::function<void()>& kernel) {
       view.slot = slot;
     }
     for (Thread& view : views) {
-      threads.emplace_back([&kernel, &view] {
+      threads.emplace_back([kernel, argument, &view] {
         self = &view;
-        kernel();
+        kernel(argument);
       });
     }
     for (std::thread& thread : threads) thread.join();
