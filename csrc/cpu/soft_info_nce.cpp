@@ -5,20 +5,16 @@
 //   row kernel: loss rows, and d loss / d scores in place of scores
 //   grad_query_block = scale * scores @ code;   grad_code += scale * scores^T @ query_block
 //
-// Never materialised: anything [N, M]. Half inputs are converted to fp32 once, which costs O(M D)
-// memory and keeps the scores, and both gradients' sums, in fp32.
+// Never materialised: anything [N, M]. bf16 inputs are multiplied as they are where the processor
+// can (gemm.h); other half inputs are converted to fp32 once, which costs O(M D) memory. Either way
+// scores, and both gradients' sums, are fp32.
 #include <algorithm>
 #include <tuple>
 #include <vector>
 
 #include "../arguments.h"
+#include "gemm.h"
 #include "row_kernel.h"
-
-// torch's C shim of addmm, outside the headers of the stable ABI but part of what compiled models
-// link against: out = beta * self + alpha * mat1 @ mat2, below autograd and autocast.
-extern "C" AOTITorchError aoti_torch_cpu_addmm_out(AtenTensorHandle out, AtenTensorHandle self,
-                                                   AtenTensorHandle mat1, AtenTensorHandle mat2,
-                                                   double beta, double alpha);
 
 namespace softnce::cpu {
 namespace {
@@ -31,21 +27,26 @@ constexpr int64_t kBlockRows = 1024;
 // Elements a thread should get at least: below, waking it costs more than it saves.
 constexpr int64_t kElementsPerThread = 16384;
 
-Tensor rows_of(Tensor& tensor, int64_t begin, int64_t count) {
+Tensor rows_of(Tensor tensor, int64_t begin, int64_t count) {
+  if (begin == 0 && count == tensor.size(0)) return tensor;
   return torch::stable::narrow(tensor, 0, begin, count);
 }
 
-Tensor dense(const Tensor& tensor, ScalarType type) {
-  if (tensor.scalar_type() == type) return torch::stable::contiguous(tensor);
-  return torch::stable::contiguous(torch::stable::to(tensor, type));
+Tensor as_type(const Tensor& tensor, ScalarType type) {
+  return tensor.scalar_type() == type ? tensor : torch::stable::to(tensor, type);
 }
 
-// out = alpha * a @ b + beta * out
-void gemm(const Tensor& out, const Tensor& a, const Tensor& b, double alpha, double beta) {
-  STD_TORCH_CHECK(aoti_torch_cpu_addmm_out(out.get(), out.get(), a.get(), b.get(), beta, alpha) ==
-                      AOTI_TORCH_SUCCESS,
-                  "the matrix product of ", a.size(0), " x ", a.size(1), " by ", b.size(0), " x ",
-                  b.size(1), " failed");
+Tensor transposed(const Tensor& tensor) { return torch::stable::transpose(tensor, 0, 1); }
+
+Tensor dense(const Tensor& tensor, ScalarType type) {
+  const Tensor typed = as_type(tensor, type);
+  return typed.is_contiguous() ? typed : torch::stable::contiguous(typed);
+}
+
+// bf16 where its products are taken, else the type sums are kept in.
+ScalarType operand_type(const Tensor& tensor, ScalarType type) {
+  return tensor.scalar_type() == ScalarType::BFloat16 && multiplies_bf16() ? ScalarType::BFloat16
+                                                                           : type;
 }
 
 template <typename T>
@@ -105,99 +106,145 @@ void fill_similarity(const Factors& f, int64_t i, T* similarity, int64_t columns
   }
 }
 
+// What one block is worked on in; nothing else is as wide as M.
+struct Buffers {
+  int64_t rows;
+  Tensor scores;                  // [R, M]
+  std::optional<Tensor> weights;  // [R, M]: similarities, then weights
+  std::optional<Tensor> bf16;     // [R, M]: the gradient of the scores as bf16 products take it
+};
+
+// Half as many rows are tried where memory does not suffice: slower, with the same result.
+Buffers allocate(const Tensor& like, int64_t rows, int64_t columns, ScalarType type,
+                 bool has_weights, bool has_bf16) {
+  for (;; rows = (rows + 1) / 2) {
+    try {
+      Buffers b{rows, torch::stable::new_empty(like, {rows, columns}, type), {}, {}};
+      if (has_weights) b.weights = torch::stable::new_empty(like, {rows, columns}, type);
+      if (has_bf16) b.bf16 = torch::stable::new_empty(like, {rows, columns}, ScalarType::BFloat16);
+      return b;
+    } catch (const std::exception& error) {
+      STD_TORCH_CHECK(rows > 1, "out of memory: not even one row of scores, of ", columns,
+                      " columns, could be allocated (", error.what(), ")");
+    }
+  }
+}
+
 struct Outputs {
   Tensor loss;        // [N]
   Tensor grad_query;  // [N, D] or empty
   Tensor grad_code;   // [M, D] or empty
 };
 
-// The block loop. Row i's gradient is that of gradient_weight(i) * loss_i.
+// What the rows of every block are held against.
+struct Columns {
+  std::vector<uint8_t> known;  // [M], or empty: all
+  std::optional<Tensor> query_groups, code_groups;
+
+  explicit Columns(const Arguments& a) : known(known_columns(a)) {
+    if (!a.query_groups) return;
+    query_groups = torch::stable::contiguous(*a.query_groups);
+    code_groups = torch::stable::contiguous(*a.code_groups);
+  }
+};
+
+// The row kernel over a block whose first row is `begin`, with its similarities z if they are a
+// matrix. Row i's gradient is that of gradient_weight(i) * loss_i.
+template <typename T, typename GradientWeight>
+void run_rows(const Arguments& a, const Columns& columns, const Buffers& buffers,
+              const std::optional<Tensor>& z, int64_t begin, int64_t count, bool need_gradient,
+              GradientWeight gradient_weight, T* loss) {
+  const int64_t m = a.columns();
+  T* scores = buffers.scores.mutable_data_ptr<T>();
+  T* weights = buffers.weights ? buffers.weights->mutable_data_ptr<T>() : nullptr;
+  const T* similarity = z ? z->const_data_ptr<T>() : nullptr;
+  Row<T> common{};
+  common.columns = m;
+  common.eps = static_cast<T>(a.eps);
+  common.need_gradient = need_gradient;
+  common.known = columns.known.empty() ? nullptr : columns.known.data();
+  const int64_t* query_groups = nullptr;
+  if (columns.query_groups) {
+    common.code_groups = columns.code_groups->const_data_ptr<int64_t>();
+    query_groups = columns.query_groups->const_data_ptr<int64_t>();
+  }
+  const int64_t grain = std::max<int64_t>(1, kElementsPerThread / m);
+  torch::stable::parallel_for(0, count, grain, [&](int64_t first, int64_t last) {
+    for (int64_t r = first; r < last; ++r) {
+      const int64_t i = begin + r;
+      Row<T> row = common;
+      row.scores = scores + r * m;
+      row.similarity = similarity ? similarity + r * m : nullptr;
+      row.weights = weights ? weights + r * m : nullptr;
+      if (a.factors) {
+        fill_similarity(*a.factors, i, row.weights, m);
+        row.similarity = row.weights;
+      }
+      row.group = query_groups ? query_groups[i] : 0;
+      row.positive = i + a.positive_offset;
+      row.gradient_weight = gradient_weight(i);
+      loss[i] = run_row(row, a.rule);
+      if constexpr (std::is_same_v<T, float>)
+        if (buffers.bf16)
+          to_bf16(row.scores, static_cast<uint16_t*>(buffers.bf16->mutable_data_ptr()) + r * m, m);
+    }
+  });
+}
+
+// The block loop.
 template <typename T, typename GradientWeight>
 Outputs run_blocks(const Arguments& a, GradientWeight gradient_weight, bool need_grad_query,
                    bool need_grad_code) {
   const ScalarType type = accumulate_type(a.query.scalar_type());
+  const ScalarType operand = operand_type(a.query, type);
   const int64_t n = a.rows(), m = a.columns(), d = a.query.size(1);
-  int64_t block_rows = m <= kSingleBlockColumns ? n : kBlockRows;
-  if (a.block_rows > 0) block_rows = a.block_rows;
-  block_rows = std::min(block_rows, n);
-
   const bool need_gradient = need_grad_query || need_grad_code;
-  Tensor query = dense(a.query, type), code = dense(a.code, type);
-  Tensor code_t = torch::stable::transpose(code, 0, 1);
-  Tensor scores_buffer = torch::stable::new_empty(query, {block_rows, m}, type);
-  std::optional<Tensor> teacher_query, teacher_code_t, weights_buffer, similarity;
+
+  const Tensor query = dense(a.query, operand), code = dense(a.code, operand);
+  const Tensor code_t = transposed(code);
+  std::optional<Tensor> teacher_query, teacher_code_t;
   if (a.teacher_query) {
-    teacher_query = dense(*a.teacher_query, type);
-    teacher_code_t = torch::stable::transpose(dense(*a.teacher_code, type), 0, 1);
+    const ScalarType given = operand_type(*a.teacher_query, type);
+    teacher_query = dense(*a.teacher_query, given);
+    teacher_code_t = transposed(dense(*a.teacher_code, given));
   }
-  if (a.similarity) similarity = *a.similarity;
   if (a.factors) check_indices(*a.factors);
-  const std::vector<uint8_t> known = known_columns(a);
-  if (a.has_similarity() || a.query_groups)
-    weights_buffer = torch::stable::new_empty(query, {block_rows, m}, type);
-  std::optional<Tensor> query_groups, code_groups;
-  if (a.query_groups) {
-    query_groups = torch::stable::contiguous(*a.query_groups);
-    code_groups = torch::stable::contiguous(*a.code_groups);
-  }
+  const Columns columns(a);
 
-  Tensor loss = torch::stable::new_empty(query, {n}, type);
-  Tensor grad_query = torch::stable::new_empty(query, {need_grad_query ? n : 0, d}, type);
-  Tensor grad_code = torch::stable::new_empty(query, {need_grad_code ? m : 0, d}, type);
-  T* loss_data = loss.mutable_data_ptr<T>();
+  const Tensor loss = torch::stable::new_empty(query, {n}, type);
+  const Tensor grad_query = torch::stable::new_empty(query, {need_grad_query ? n : 0, d}, type);
+  const Tensor grad_code = torch::stable::new_empty(query, {need_grad_code ? m : 0, d}, type);
+  const int64_t wished = a.block_rows > 0           ? a.block_rows
+                         : m <= kSingleBlockColumns ? n
+                                                    : kBlockRows;
+  const Buffers buffers =
+      allocate(query, std::min(wished, n), m, type, a.has_similarity() || a.query_groups,
+               operand != type && need_gradient);
 
-  for (int64_t begin = 0; begin < n; begin += block_rows) {
-    const int64_t count = std::min(block_rows, n - begin);
-    Tensor scores = rows_of(scores_buffer, 0, count);
-    Tensor query_block = rows_of(query, begin, count);
+  for (int64_t begin = 0; begin < n; begin += buffers.rows) {
+    const int64_t count = std::min(buffers.rows, n - begin);
+    const Tensor query_block = rows_of(query, begin, count);
+    const Tensor scores = rows_of(buffers.scores, 0, count);
     gemm(scores, query_block, code_t, a.scale, 0);
 
     std::optional<Tensor> z;
     if (teacher_query) {
-      z = rows_of(*weights_buffer, 0, count);
+      z = rows_of(*buffers.weights, 0, count);
       gemm(*z, rows_of(*teacher_query, begin, count), *teacher_code_t, 1, 0);
-    } else if (similarity) {
-      z = dense(rows_of(*similarity, begin, count), type);
+    } else if (a.similarity) {
+      z = dense(rows_of(*a.similarity, begin, count), type);
     }
+    run_rows<T>(a, columns, buffers, z, begin, count, need_gradient, gradient_weight,
+                loss.mutable_data_ptr<T>());
 
-    T* score_data = scores.mutable_data_ptr<T>();
-    T* weight_data = weights_buffer ? weights_buffer->mutable_data_ptr<T>() : nullptr;
-    const T* z_data = z ? z->const_data_ptr<T>() : nullptr;
-    const int64_t* code_group_data = code_groups ? code_groups->const_data_ptr<int64_t>() : nullptr;
-    const int64_t* query_group_data =
-        query_groups ? query_groups->const_data_ptr<int64_t>() : nullptr;
-    const int64_t grain = std::max<int64_t>(1, kElementsPerThread / m);
-    torch::stable::parallel_for(0, count, grain, [&](int64_t first, int64_t last) {
-      for (int64_t r = first; r < last; ++r) {
-        const int64_t i = begin + r;
-        Row<T> row;
-        row.scores = score_data + r * m;
-        row.similarity = z_data ? z_data + r * m : nullptr;
-        row.weights = weight_data ? weight_data + r * m : nullptr;
-        if (a.factors) {
-          fill_similarity(*a.factors, i, row.weights, m);
-          row.similarity = row.weights;
-        }
-        row.code_groups = code_group_data;
-        row.known = known.empty() ? nullptr : known.data();
-        row.group = query_group_data ? query_group_data[i] : 0;
-        row.columns = m;
-        row.positive = i + a.positive_offset;
-        row.eps = static_cast<T>(a.eps);
-        row.gradient_weight = gradient_weight(i);
-        row.need_gradient = need_gradient;
-        loss_data[i] = run_row(row, a.rule);
-      }
-    });
-
-    if (need_grad_query) gemm(rows_of(grad_query, begin, count), scores, code, a.scale, 0);
+    const Tensor grad_scores = buffers.bf16 ? rows_of(*buffers.bf16, 0, count) : scores;
+    if (need_grad_query) gemm(rows_of(grad_query, begin, count), grad_scores, code, a.scale, 0);
     if (need_grad_code)
-      gemm(grad_code, torch::stable::transpose(scores, 0, 1), query_block, a.scale,
-           begin == 0 ? 0 : 1);
+      gemm(grad_code, transposed(grad_scores), query_block, a.scale, begin == 0 ? 0 : 1);
   }
 
   const ScalarType gradient = gradient_type(a.query.scalar_type());
-  return {loss, torch::stable::to(grad_query, gradient), torch::stable::to(grad_code, gradient)};
+  return {loss, as_type(grad_query, gradient), as_type(grad_code, gradient)};
 }
 
 // What Ops (arguments.h) asks of a device.
