@@ -12,9 +12,20 @@ __version__ = "0.1.0"
 _HOME = {
     "soft_info_nce": "functional",
     "info_nce": "functional",
+    "bce": "functional",
+    "weighted_info_nce": "functional",
+    "kl_regularized_info_nce": "functional",
+    "top_k_cancellation": "functional",
+    "threshold_cancellation": "functional",
     "soft_weights": "functional",
     "SoftInfoNCE": "losses",
+    "BCE": "losses",
+    "WeightedInfoNCE": "losses",
+    "KLRegularizedInfoNCE": "losses",
+    "TopKCancellation": "losses",
+    "ThresholdCancellation": "losses",
     "BM25": "bm25",
+    "BM25Factors": "factors",
     "TokenIds": "bm25",
     "PRESETS": "presets",
     "mean_reciprocal_rank": "evaluation.ranking",
@@ -29,10 +40,21 @@ if TYPE_CHECKING:
     from .bm25 import BM25 as BM25
     from .bm25 import TokenIds as TokenIds
     from .evaluation.ranking import mean_reciprocal_rank as mean_reciprocal_rank
+    from .factors import BM25Factors as BM25Factors
+    from .functional import bce as bce
     from .functional import info_nce as info_nce
+    from .functional import kl_regularized_info_nce as kl_regularized_info_nce
     from .functional import soft_info_nce as soft_info_nce
     from .functional import soft_weights as soft_weights
+    from .functional import threshold_cancellation as threshold_cancellation
+    from .functional import top_k_cancellation as top_k_cancellation
+    from .functional import weighted_info_nce as weighted_info_nce
+    from .losses import BCE as BCE
+    from .losses import KLRegularizedInfoNCE as KLRegularizedInfoNCE
     from .losses import SoftInfoNCE as SoftInfoNCE
+    from .losses import ThresholdCancellation as ThresholdCancellation
+    from .losses import TopKCancellation as TopKCancellation
+    from .losses import WeightedInfoNCE as WeightedInfoNCE
     from .presets import PRESETS as PRESETS
 
 

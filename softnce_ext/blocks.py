@@ -12,37 +12,32 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import reference
+from . import reference, rows
+from .factors import BM25Factors
 
 BLOCK_ROWS = 512
 
 
 class Problem(NamedTuple):
-    """What a batch is beside its embeddings; fields as in `softnce_ext.soft_info_nce`."""
+    """What a batch is beside its embeddings."""
 
-    similarity: Tensor | tuple[Tensor, Tensor] | None
-    groups: tuple[Tensor, Tensor] | None
-    alpha: float
-    beta: float
-    temperature: float
-    min_weight: float
+    rule: rows.Rule
+    similarity: tuple[Tensor, ...]  # () | (z,) | (teacher_query, teacher_code) | BM25's factors
+    groups: tuple[Tensor, ...]  # () | (query_groups, code_groups)
     scale: float
-    eps: float
     positive_offset: int
 
 
-def soft_info_nce(query: Tensor, code: Tensor, problem: Problem, reduction: str) -> Tensor:
+def loss(query: Tensor, code: Tensor, problem: Problem, reduction: str) -> Tensor:
     """Return the loss in fp32 (fp64 for fp64), 0-d or [N]; arguments have been checked."""
     dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
     query, code = query.to(dtype), code.to(dtype)
-    if isinstance(problem.similarity, tuple):
-        teacher_query, teacher_code = problem.similarity
-        problem = problem._replace(similarity=(teacher_query.to(dtype), teacher_code.to(dtype)))
+    if len(problem.similarity) == 2:
+        problem = problem._replace(similarity=tuple(part.to(dtype) for part in problem.similarity))
     with torch.autocast(query.device.type, enabled=False):  # it would round scores to its half type
         if transformed():
             return _differentiable(query, code, problem, reduction)
-        loss: Tensor = _Blocks.apply(query, code, problem, reduction)  # type: ignore[no-untyped-call]
-        return loss
+        return _Blocks.apply(query, code, problem, reduction)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def transformed() -> bool:
@@ -52,11 +47,29 @@ def transformed() -> bool:
 
 
 def _differentiable(query: Tensor, code: Tensor, problem: Problem, reduction: str) -> Tensor:
-    options = problem._asdict()
-    similarity = options.pop("similarity")
-    if isinstance(similarity, Tensor):
-        similarity = similarity.to(query.dtype)
-    return reference.soft_info_nce(query, code, similarity, reduction=reduction, **options)
+    rule = problem.rule
+    given: Any = problem.similarity or None
+    if len(problem.similarity) == 1:
+        given = problem.similarity[0].to(query.dtype)
+    elif len(problem.similarity) == 7:
+        given = BM25Factors(*problem.similarity)
+    options: dict[str, Any] = {"scale": problem.scale, "positive_offset": problem.positive_offset}
+    options |= {"groups": problem.groups or None, "reduction": reduction}
+    if rule.objective == rows.TOP_K:
+        return reference.top_k_cancellation(query, code, given, k=int(rule.cutoff), **options)
+    if rule.objective == rows.THRESHOLD:
+        return reference.threshold_cancellation(query, code, given, ratio=rule.cutoff, **options)
+    options["temperature"] = rule.temperature
+    if rule.objective == rows.BCE:
+        return reference.bce(query, code, given, **options)
+    if rule.objective == rows.KL:
+        options |= {"info_nce_weight": rule.beta, "kl_weight": rule.alpha}
+        return reference.kl_regularized_info_nce(query, code, given, **options)
+    options["eps"] = rule.eps
+    if rule.objective == rows.WEIGHTED_INFO_NCE:
+        return reference.weighted_info_nce(query, code, given, **options)
+    options |= {"alpha": rule.alpha, "beta": rule.beta, "min_weight": rule.min_weight}
+    return reference.soft_info_nce(query, code, given, **options)
 
 
 class _Blocks(torch.autograd.Function):
@@ -66,35 +79,33 @@ class _Blocks(torch.autograd.Function):
         needs = ctx.needs_input_grad[:2]
         row_weight = 1 / query.shape[0] if reduction == "mean" else 1.0
         finish = any(needs) and reduction != "none"
-        loss, grads = _run(query, code, problem, row_weight, needs if finish else (False, False))
-        # The embeddings are kept for a second derivative, and for reduction="none".
-        # The problem's tensors too, so that changing one in place is noticed.
-        pair = problem.similarity if isinstance(problem.similarity, tuple) else ()
-        alone = problem.similarity if isinstance(problem.similarity, Tensor) else None
-        groups = problem.groups or (None, None)
-        ctx.problem = problem._replace(similarity=None, groups=None)
-        ctx.sizes = len(pair)
-        ctx.save_for_backward(query, code, alone, *groups, *pair, *(grads if finish else ()))
-        return reference.reduce(loss, reduction)
+        losses, grads = _run(query, code, problem, row_weight, needs if finish else (False, False))
+        # The embeddings are kept for a second derivative, and for reduction="none". The problem's
+        # tensors too, so that changing one in place is noticed.
+        ctx.problem = problem._replace(similarity=(), groups=())
+        ctx.sizes = len(problem.similarity), len(problem.groups)
+        ctx.save_for_backward(
+            query, code, *problem.similarity, *problem.groups, *(grads if finish else ())
+        )
+        return reference.reduce(losses, reduction)
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        query, code, alone, query_groups, code_groups, *rest = ctx.saved_tensors
-        pair, grads = tuple(rest[: ctx.sizes]), rest[ctx.sizes :]
+        query, code, *rest = ctx.saved_tensors
+        similarity_end, groups_end = ctx.sizes[0], sum(ctx.sizes)
         problem = ctx.problem._replace(
-            similarity=pair or alone,
-            groups=None if query_groups is None else (query_groups, code_groups),
+            similarity=tuple(rest[:similarity_end]), groups=tuple(rest[similarity_end:groups_end])
         )
         needs = ctx.needs_input_grad[:2]
         if torch.is_grad_enabled():
-            loss = _differentiable(query, code, problem, ctx.reduction)
+            value = _differentiable(query, code, problem, ctx.reduction)
             wanted = [tensor for tensor, need in zip((query, code), needs, strict=True) if need]
-            found = iter(torch.autograd.grad(loss, wanted, grad_loss, create_graph=True))
+            found = iter(torch.autograd.grad(value, wanted, grad_loss, create_graph=True))
             return *(next(found) if need else None for need in needs), None, None
         if ctx.reduction == "none":
             _, grads = _run(query, code, problem, grad_loss, needs)
         else:
-            grads = [None if grad is None else grad * grad_loss for grad in grads]
+            grads = [None if grad is None else grad * grad_loss for grad in rest[groups_end:]]
         return *grads, None, None
 
 
@@ -110,81 +121,98 @@ def _run(
     losses = []
     grad_query = torch.empty_like(query) if needs[0] else None
     grad_code = torch.zeros_like(code) if needs[1] else None
+    factors = _Factors.of(problem, query.dtype)
+    known = None if factors is None else factors.known(code.shape[0])
     begin = 0
     while begin < n:  # not a range, which would compile one graph per n
-        rows = slice(begin, min(begin + BLOCK_ROWS, n))
-        count = rows.stop - begin
-        positive = torch.arange(count, device=query.device)[:, None]
+        part = slice(begin, min(begin + BLOCK_ROWS, n))
+        positive = torch.arange(part.stop - begin, device=query.device)[:, None]
         positive = positive + begin + problem.positive_offset  # [R, 1], column of the positive
-        scores = torch.mm(query[rows], code.T).mul_(problem.scale)  # [R, M]
-        own = scores.gather(1, positive)
-        weights = _weights(problem, rows, positive, scores)
-        if weights is not None:
-            scores += weights.log_()  # a weight of 0 is a bias of -inf
-        # log(1 + sum_j w_j exp(s_j - s_p)): a loss near zero keeps its relative accuracy.
-        scores.sub_(own).scatter_(1, positive, float("-inf"))
-        loss = torch.logaddexp(torch.logsumexp(scores, dim=1, keepdim=True), own - own)
-        factor: float | Tensor = (
-            row_weight[rows, None] if isinstance(row_weight, Tensor) else row_weight
-        )
-        if problem.eps > 0:
-            p = torch.exp(-loss)
-            losses.append(-torch.log(p + problem.eps)[:, 0])
-            factor = factor * (p / (p + problem.eps))
-        else:
-            losses.append(loss[:, 0])
-        if grad_query is not None or grad_code is not None:
-            grad_scores = scores.sub_(loss).exp_()
-            grad_scores.scatter_(1, positive, torch.expm1(-loss)).mul_(factor)
+        scores = torch.mm(query[part], code.T).mul_(problem.scale)  # [R, M]
+        masked = None
+        if problem.groups:
+            query_groups, code_groups = problem.groups
+            masked = query_groups[part, None] == code_groups[None, :]
+            masked.scatter_(1, positive, False)
+        similarity = _similarity(problem, factors, part, scores)
+        block = rows.Block(scores, positive, masked, similarity, known)
+        block_loss, grad_scores = rows.loss_and_gradient(problem.rule, block, any(needs))
+        losses.append(block_loss[:, 0])
+        if any(needs):
+            grad_scores *= row_weight[part, None] if isinstance(row_weight, Tensor) else row_weight
             if grad_query is not None:
-                grad_query[rows] = torch.mm(grad_scores, code).mul_(problem.scale)
+                grad_query[part] = torch.mm(grad_scores, code).mul_(problem.scale)
             if grad_code is not None:
-                grad_code.addmm_(grad_scores.T, query[rows], alpha=problem.scale)
+                grad_code.addmm_(grad_scores.T, query[part], alpha=problem.scale)
         begin += BLOCK_ROWS
     return torch.cat(losses), [grad_query, grad_code]
 
 
-def _weights(problem: Problem, rows: slice, positive: Tensor, scores: Tensor) -> Tensor | None:
-    """Return Eq. 4's weights of a block, [R, M], 1 for positives and 0 for masked columns."""
-    masked = None
-    if problem.groups is not None:
-        query_groups, code_groups = problem.groups
-        masked = query_groups[rows, None] == code_groups[None, :]
-        masked.scatter_(1, positive, False)
-    if problem.similarity is None:
-        return None if masked is None else (~masked).to(scores.dtype)
-    if isinstance(problem.similarity, tuple):
-        z = torch.mm(problem.similarity[0][rows], problem.similarity[1].T)
-    else:
-        z = problem.similarity[rows].to(scores.dtype, copy=True)
+def _similarity(
+    problem: Problem, factors: _Factors | None, part: slice, scores: Tensor
+) -> Tensor | None:
+    """Return the similarities of a block of rows, [R, M], in memory of their own."""
+    if not problem.similarity:
+        return None
+    if factors is not None:
+        return factors.block(part, scores)
+    if len(problem.similarity) == 2:
+        return torch.mm(problem.similarity[0][part], problem.similarity[1].T)
+    return problem.similarity[0][part].to(scores.dtype, copy=True)
 
-    # What is no negative takes a finite z first, so that only negatives are judged, then -inf.
-    z.scatter_(1, positive, 0)
-    if masked is not None:
-        z.masked_fill_(masked, 0)
-    broken = ~torch.isfinite(z).all(dim=1, keepdim=True)
-    z.scatter_(1, positive, float("-inf"))
-    negatives: float | Tensor = z.shape[1] - 1
-    if masked is not None:
-        z.masked_fill_(masked, float("-inf"))
-        negatives = z.shape[1] - 1 - masked.sum(dim=1, keepdim=True).to(z.dtype)
-    # The largest goes first: z / temperature may overflow where the difference does not.
-    top = z.amax(dim=1, keepdim=True)
-    z.sub_(torch.where(top.isinf(), 0, top))  # a row without negatives stays -inf
-    bounds = torch.finfo(z.dtype)
-    z.div_(min(max(problem.temperature, bounds.tiny), bounds.max))
-    weights = torch.softmax(z, dim=1)
-    alpha, beta = problem.alpha, problem.beta
-    if isinstance(negatives, Tensor):
-        weights = weights.mul_(-alpha).add_(beta).div_(beta - alpha / negatives)
-        weights = weights.clamp_(min=problem.min_weight)
-        weights = torch.where(beta * negatives > alpha, weights, torch.ones_like(weights))
-        weights.masked_fill_(masked, 0)  # type: ignore[arg-type]
-    elif negatives > 0 and beta * negatives > alpha:
-        normaliser = beta - alpha / negatives
-        weights = weights.mul_(-alpha / normaliser).add_(beta / normaliser)
-        weights = weights.clamp_(min=problem.min_weight)
-    else:
-        weights.fill_(1)
-    weights.masked_fill_(broken, float("nan"))
-    return weights.scatter_(1, positive, 1)
+
+class _Factors(NamedTuple):
+    """BM25's factors, the postings by document; every shape is known without looking."""
+
+    query_row: Tensor  # [Q] the query of each of its terms
+    query_term: Tensor  # [Q]
+    query_count: Tensor  # [Q]
+    term: Tensor  # [P] by document
+    weight: Tensor  # [P]
+    start: Tensor  # [K] first posting of each document
+    has_text: Tensor  # bool [K]
+    terms: int
+
+    @staticmethod
+    def of(problem: Problem, dtype: torch.dtype) -> _Factors | None:
+        if len(problem.similarity) != 7:
+            return None
+        given = BM25Factors(*problem.similarity)
+        document, order = given.document.long().sort(stable=True)
+        documents = torch.arange(given.document_length.shape[0], device=document.device)
+        return _Factors(
+            _row_of(given.query_indptr, given.query_term),
+            given.query_term.long(),
+            given.query_count.to(dtype),
+            _row_of(given.indptr, given.document)[order],
+            given.weight.to(dtype)[order],
+            torch.searchsorted(document, documents),
+            given.document_length > 0,
+            given.indptr.shape[0] - 1,
+        )
+
+    def known(self, columns: int) -> Tensor:
+        known = self.has_text.new_zeros(columns)
+        known[: self.has_text.shape[0]] = self.has_text
+        return known
+
+    def block(self, part: slice, like: Tensor) -> Tensor:
+        """Sum, for each document, the block's counts of its terms: [R, M]."""
+        row = self.query_row - part.start
+        inside = (row >= 0) & (row < like.shape[0])
+        # One row more than there are terms: a table may not be empty.
+        counts = like.new_zeros(self.terms + 1, like.shape[0])
+        place = (self.query_term, row.clamp(0, like.shape[0] - 1))
+        counts.index_put_(place, self.query_count * inside, accumulate=True)
+        sums = torch.nn.functional.embedding_bag(
+            self.term, counts, self.start, mode="sum", per_sample_weights=self.weight
+        )
+        similarity = torch.zeros_like(like)
+        similarity[:, : sums.shape[0]] = sums.T
+        return similarity
+
+
+def _row_of(indptr: Tensor, entries: Tensor) -> Tensor:
+    """Return the row of each entry of a CSR matrix."""
+    place = torch.arange(entries.shape[0], device=indptr.device)
+    return torch.searchsorted(indptr, place, right=True) - 1

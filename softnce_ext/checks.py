@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from . import reference
+from .factors import BM25Factors
 
-Similarity = Tensor | tuple[Tensor, Tensor] | None
+Similarity = Tensor | tuple[Tensor, Tensor] | BM25Factors | None
 Groups = tuple[Tensor, Tensor] | None
 
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -51,7 +52,8 @@ def check_embeddings(query: Tensor, code: Tensor, positive_offset: int) -> None:
 
 def check_similarity(similarity: Similarity, query: Tensor, code: Tensor) -> None:
     """Hold the similarity against the embeddings' shapes and device."""
-    if similarity is None:
+    if isinstance(similarity, BM25Factors):
+        _check_factors(similarity, query, code)
         return
     n, m = query.shape[0], code.shape[0]
     if isinstance(similarity, Tensor):
@@ -74,7 +76,7 @@ def check_similarity(similarity: Similarity, query: Tensor, code: Tensor) -> Non
             )
     else:
         raise TypeError(
-            "similarity must be None, a Tensor [N, M] or a pair of Tensors, got "
+            "similarity must be a Tensor [N, M], a pair of Tensors or BM25Factors, got "
             f"{type(similarity).__name__}"
         )
     for name, tensor, shape in parts:
@@ -89,6 +91,49 @@ def check_similarity(similarity: Similarity, query: Tensor, code: Tensor) -> Non
             )
 
 
+_FACTOR_TYPES = {  # of factors.BM25Factors, in its order
+    "query_indptr": torch.int64,
+    "query_term": torch.int32,
+    "query_count": torch.float32,
+    "indptr": torch.int64,
+    "document": torch.int32,
+    "weight": torch.float32,
+    "document_length": torch.int64,
+}
+
+
+def _check_factors(factors: BM25Factors, query: Tensor, code: Tensor) -> None:
+    for (name, dtype), part in zip(_FACTOR_TYPES.items(), factors, strict=True):
+        if not isinstance(part, Tensor) or part.dtype != dtype:
+            kind = part.dtype if isinstance(part, Tensor) else type(part).__name__
+            raise TypeError(f"similarity.{name} must be a Tensor of {dtype}, got {kind}")
+        _check_dense(f"similarity.{name}", part)
+        if part.dim() != 1 or not part.is_contiguous():
+            raise ValueError(
+                f"similarity.{name} must be contiguous with one dimension, got shape "
+                f"{list(part.shape)} and strides {list(part.stride())}"
+            )
+        if part.device != query.device:
+            raise ValueError(
+                f"similarity.{name} must be on query's device {query.device}, got {part.device}"
+            )
+    n, m = query.shape[0], code.shape[0]
+    for name, got, wanted in (
+        ("query_indptr", factors.query_indptr, n + 1),
+        ("query_count", factors.query_count, factors.query_term.shape[0]),
+        ("weight", factors.weight, factors.document.shape[0]),
+    ):
+        if got.shape[0] != wanted:
+            raise ValueError(f"similarity.{name} must have length {wanted}, got {got.shape[0]}")
+    if factors.indptr.shape[0] == 0:
+        raise ValueError("similarity.indptr must have at least one element, got none")
+    if factors.document_length.shape[0] > m:
+        raise ValueError(
+            f"similarity.document_length must have at most {m} elements, one per code, got "
+            f"{factors.document_length.shape[0]}"
+        )
+
+
 def _check_dense(name: str, tensor: Tensor) -> None:
     if tensor.layout != torch.strided:
         raise TypeError(f"{name} must be a dense tensor, got layout {tensor.layout}")
@@ -96,8 +141,6 @@ def _check_dense(name: str, tensor: Tensor) -> None:
 
 def check_groups(groups: Groups, query: Tensor, code: Tensor) -> None:
     """Hold the groups against the embeddings' shapes and device."""
-    if groups is None:
-        return
     if not isinstance(groups, tuple) or len(groups) != 2:
         raise TypeError(
             f"groups must be None or (query_groups, code_groups), got {type(groups).__name__}"
@@ -132,24 +175,42 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
-def warn_few_negatives(alpha: float, beta: float, negatives: int) -> None:
+def warn_few_negatives(alpha: float, beta: float, negatives: int, stacklevel: int) -> None:
     """Warn, outside compiled code, that a batch is too small for Eq. 4's normaliser."""
     if not torch.compiler.is_compiling():
         warnings.warn(
             f"beta * negatives <= alpha ({beta} * {negatives} <= {alpha}): Eq. 4 has no positive "
             "normaliser, every weight is 1 for this batch",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
 
 
 def check_finite(
-    result: Tensor, similarity: Tensor | tuple[Tensor, Tensor], groups: Groups, positive_offset: int
+    result: Tensor,
+    similarity: Tensor | tuple[Tensor, Tensor] | BM25Factors,
+    groups: Groups,
+    positive_offset: int,
+    own: bool,
 ) -> None:
-    """Raise if a NaN in `result` comes from the similarity; looks closer only if there is one."""
+    """Raise if a NaN in `result` comes from the similarity; looks closer only if there is one.
+
+    `own`: the positive's own similarity is used too.
+    """
     if torch._C._are_functorch_transforms_active() or not bool(result.detach().isnan().any()):
         return
-    if isinstance(similarity, tuple):
+    known = None
+    if isinstance(similarity, BM25Factors):
+        for name in ("query_count", "weight"):
+            broken = (~torch.isfinite(getattr(similarity, name))).nonzero()
+            if len(broken):
+                raise ValueError(
+                    f"similarity.{name} must be finite, at [{int(broken[0])}] it is not"
+                )
+        documents = similarity.document_length.shape[0]
+        known = similarity.known(documents)
+        similarity = similarity.dense(result.dtype)
+    elif isinstance(similarity, tuple):
         for side, vectors in zip(("query", "code"), similarity, strict=True):
             broken = (~torch.isfinite(vectors).all(dim=1)).nonzero()
             if len(broken):
@@ -159,11 +220,15 @@ def check_finite(
                 )
         similarity = similarity[0].to(result.dtype) @ similarity[1].to(result.dtype).T
     n, m = similarity.shape
-    negative = ~reference.positives(n, m, positive_offset, similarity.device)
+    judged = torch.ones(n, m, dtype=torch.bool, device=similarity.device)
     if groups is not None:
-        negative &= groups[0][:, None] != groups[1][None, :]
+        judged = groups[0][:, None] != groups[1][None, :m]
+    positive = reference.positives(n, m, positive_offset, similarity.device)
+    judged = judged | positive if own else judged & ~positive
+    if known is not None:
+        judged &= known
     similarity = similarity.to(result.dtype)  # what is finite in fp64 may not be in fp32
-    broken = (negative & ~torch.isfinite(similarity)).nonzero()
+    broken = (judged & ~torch.isfinite(similarity)).nonzero()
     if len(broken):
         row, column = broken[0].tolist()
         raise ValueError(
@@ -175,9 +240,29 @@ def check_rule(alpha: float, beta: float, temperature: float, min_weight: float)
     """Hold Eq. 4's numbers against their ranges."""
     check_number("alpha", alpha)
     check_number("beta", beta)
-    check_number("temperature", temperature)
-    if temperature <= 0:
-        raise ValueError(f"temperature must be > 0, got {temperature}")
+    check_temperature(temperature)
     check_number("min_weight", min_weight)
     if not 0 <= min_weight <= 1:
         raise ValueError(f"min_weight must be in [0, 1], got {min_weight}")
+
+
+def check_temperature(temperature: float) -> None:
+    """Refuse a temperature that is no positive number."""
+    check_number("temperature", temperature)
+    if temperature <= 0:
+        raise ValueError(f"temperature must be > 0, got {temperature}")
+
+
+def check_not_negative(name: str, value: float) -> None:
+    """Refuse what is no number >= 0."""
+    check_number(name, value)
+    if value < 0:
+        raise ValueError(f"{name} must be >= 0, got {value}")
+
+
+def check_count(name: str, value: int) -> None:
+    """Refuse what is no int >= 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if value < 0:
+        raise ValueError(f"{name} must be >= 0, got {value}")

@@ -1,13 +1,10 @@
-"""The public functions: check the arguments, choose the implementation, call it."""
+"""The public functions: each checks its own numbers and hands its rule to dispatch.py."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor
 
-from . import blocks, checks, ops, reference
+from . import checks, dispatch, reference, rows
 from .checks import Groups, Similarity
 
 
@@ -41,9 +38,9 @@ def soft_info_nce(
         code: Code embeddings, [M, D], M >= N, of query's type and device. The positive of row i is
             column ``i + positive_offset``, every other column is a negative.
         similarity: How similar a frozen estimator finds each pair: None (plain InfoNCE), raw
-            similarities [N, M], or the estimator's vectors ``(teacher_query [N, Dt],
-            teacher_code [M, Dt])``, whose dot products are taken block by block. The positive's
-            own similarity is not used. No gradient flows through it.
+            similarities [N, M], the estimator's vectors ``(teacher_query [N, Dt], teacher_code [M,
+            Dt])``, whose dot products are taken block by block, or `softnce_ext.BM25Factors`. The
+            positive's own similarity is not used. No gradient flows through it.
         alpha: How strongly a similar negative is weakened (`softnce_ext.PRESETS` has the paper's).
         beta: The constant part of a weight.
         temperature: Temperature of the softmax over a row's similarities, > 0.
@@ -61,8 +58,9 @@ def soft_info_nce(
 
     Returns:
         The loss, 0-d or [N], in fp32 (fp64 for fp64 inputs). A row without negatives has loss 0; a
-        row with ``beta * negatives <= alpha`` has weights 1, plain InfoNCE. A NaN in a row's
-        scores makes its loss NaN.
+        row with ``beta * negatives <= alpha`` has weights 1, plain InfoNCE. A code that BM25Factors
+        has no text for has weight 1, and is left out of the softmax and of the count that Eq. 4
+        is about. A NaN in a row's scores makes its loss NaN.
 
     Raises:
         ValueError, TypeError: an argument breaks a rule above, or (on the CPU) a negative's
@@ -71,47 +69,12 @@ def soft_info_nce(
 
     Source: "Rethinking Negative Pairs in Code Search" (EMNLP 2023), Eq. 3 to 5.
     """
-    checks.check_embeddings(query, code, positive_offset)
-    checks.check_similarity(similarity, query, code)
-    checks.check_groups(groups, query, code)
     checks.check_rule(alpha, beta, temperature, min_weight)
-    checks.check_number("eps", eps)
-    if eps < 0:
-        raise ValueError(f"eps must be >= 0, got {eps}")
-    checks.check_choice("reduction", reduction, ("mean", "sum", "none"))
-    checks.check_choice("impl", impl, ("auto", "native", "torch"))
-
-    negatives = code.shape[0] - 1
-    if similarity is not None and negatives > 0 and beta * negatives <= alpha:
-        checks.warn_few_negatives(alpha, beta, negatives)
-
-    if isinstance(scale, Tensor):  # autograd gives its gradient through the product
-        if scale.dim() != 0:
-            raise ValueError(
-                f"scale must be a number or a 0-d tensor, got shape {list(scale.shape)}"
-            )
-        query, scale = query * scale.to(query.dtype), 1.0
-    else:
-        checks.check_number("scale", scale)
-
-    query, code = _autocast(query), _autocast(code)
-    if isinstance(similarity, tuple):
-        similarity = (_autocast(similarity[0].detach()), _autocast(similarity[1].detach()))
-    elif similarity is not None:
-        similarity = similarity.detach()
-
-    rule: dict[str, Any] = {"alpha": alpha, "beta": beta, "temperature": temperature}
-    rule |= {"min_weight": min_weight, "scale": scale, "eps": eps}
-    rule |= {"positive_offset": positive_offset}
-    if _use_native(impl, query):
-        loss = _native(query, code, similarity, groups, reduction, **rule)
-    else:
-        loss = blocks.soft_info_nce(
-            query, code, blocks.Problem(similarity, groups, **rule), reduction
-        )
-    if similarity is not None and query.device.type == "cpu" and not torch.compiler.is_compiling():
-        checks.check_finite(loss, similarity, groups, positive_offset)
-    return loss
+    checks.check_not_negative("eps", eps)
+    rule = rows.Rule(rows.SOFT_INFO_NCE, alpha, beta, temperature, min_weight, 0.0, eps)
+    return dispatch.loss(
+        rule, query, code, similarity, scale, positive_offset, groups, reduction, impl
+    )
 
 
 def info_nce(
@@ -137,6 +100,187 @@ def info_nce(
         positive_offset=positive_offset,
         reduction=reduction,
         impl=impl,
+    )
+
+
+def top_k_cancellation(
+    query: Tensor,
+    code: Tensor,
+    similarity: Similarity,
+    *,
+    k: int,
+    scale: float | Tensor = 1.0,
+    positive_offset: int = 0,
+    groups: Groups = None,
+    reduction: str = "mean",
+    impl: str = "auto",
+) -> Tensor:
+    """Compute InfoNCE without each row's k most similar negatives, which may well be positives.
+
+    Same as, without the [N, M] matrices, ``F.cross_entropy`` over the positive and the negatives
+    left. Of equal similarities the lower column is dropped first; ``k >= negatives`` leaves
+    nothing to learn, the loss is 0. A code without a similarity (`BM25Factors`) is never dropped.
+
+    Args:
+        query, code, scale, positive_offset, groups, reduction, impl: As in `soft_info_nce`.
+        similarity: As in `soft_info_nce`, but not None.
+        k: How many negatives each row loses, >= 0.
+
+    Returns, Raises: As `soft_info_nce`.
+
+    Source: "Rethinking Negative Pairs in Code Search" (EMNLP 2023), section 4.4.
+    """
+    checks.check_count("k", k)
+    rule = rows.Rule(rows.TOP_K, 0.0, 1.0, 1.0, 0.0, k, 0.0)
+    return dispatch.loss(
+        rule, query, code, similarity, scale, positive_offset, groups, reduction, impl
+    )
+
+
+def threshold_cancellation(
+    query: Tensor,
+    code: Tensor,
+    similarity: Similarity,
+    *,
+    ratio: float,
+    scale: float | Tensor = 1.0,
+    positive_offset: int = 0,
+    groups: Groups = None,
+    reduction: str = "mean",
+    impl: str = "auto",
+) -> Tensor:
+    """Compute InfoNCE over the negatives less similar than ``ratio`` times the row's own pair.
+
+    A negative is kept if ``z_ij < ratio * z_ii``, where z_ii is the similarity of row i's positive.
+    A code without a similarity (`BM25Factors`) is kept, and a positive without one keeps all.
+    Where nothing is kept, the loss is 0.
+
+    Args:
+        query, code, scale, positive_offset, groups, reduction, impl: As in `soft_info_nce`.
+        similarity: As in `soft_info_nce`, but not None, and the positive's own is used.
+        ratio: The part of the positive's similarity from which a negative is dropped.
+
+    Returns, Raises: As `soft_info_nce`; the positive's own similarity must be finite too.
+
+    Source: "Rethinking Negative Pairs in Code Search" (EMNLP 2023), section 4.4.
+    """
+    checks.check_number("ratio", ratio)
+    rule = rows.Rule(rows.THRESHOLD, 0.0, 1.0, 1.0, 0.0, ratio, 0.0)
+    return dispatch.loss(
+        rule, query, code, similarity, scale, positive_offset, groups, reduction, impl
+    )
+
+
+def bce(
+    query: Tensor,
+    code: Tensor,
+    similarity: Similarity,
+    *,
+    temperature: float,
+    scale: float | Tensor = 1.0,
+    positive_offset: int = 0,
+    groups: Groups = None,
+    reduction: str = "mean",
+    impl: str = "auto",
+) -> Tensor:
+    """Compute binary cross-entropy of every pair, a negative's target being its similarity share.
+
+    With P the softmax of a row's scores, S that of its negatives' similarities / temperature,
+    y_ii = 1 and y_ij = S_ij, a row's loss is the mean over its columns of
+    ``-(y log P + (1 - y) log(1 - P))``, each logarithm at least -100 as in `torch.nn.BCELoss`.
+    A code without a similarity (`BM25Factors`) has target 0.
+
+    Args:
+        query, code, scale, positive_offset, groups, reduction, impl: As in `soft_info_nce`.
+        similarity: As in `soft_info_nce`, but not None.
+        temperature: Temperature of the softmax over a row's similarities, > 0.
+
+    Returns, Raises: As `soft_info_nce`.
+
+    Source: "Rethinking Negative Pairs in Code Search" (EMNLP 2023), section 4.3.
+    """
+    checks.check_temperature(temperature)
+    rule = rows.Rule(rows.BCE, 0.0, 1.0, temperature, 0.0, 0.0, 0.0)
+    return dispatch.loss(
+        rule, query, code, similarity, scale, positive_offset, groups, reduction, impl
+    )
+
+
+def weighted_info_nce(
+    query: Tensor,
+    code: Tensor,
+    similarity: Similarity,
+    *,
+    temperature: float,
+    scale: float | Tensor = 1.0,
+    eps: float = 0.0,
+    positive_offset: int = 0,
+    groups: Groups = None,
+    reduction: str = "mean",
+    impl: str = "auto",
+) -> Tensor:
+    """Compute cross-entropy with soft targets: 1 for the positive, its share for each negative.
+
+    With P the softmax of a row's scores and S that of its negatives' similarities / temperature, a
+    row's loss is ``-log P_ii - sum_j S_ij log P_ij``. A code without a similarity (`BM25Factors`)
+    has target 0.
+
+    Args:
+        query, code, scale, positive_offset, groups, reduction, impl: As in `soft_info_nce`.
+        similarity: As in `soft_info_nce`, but not None.
+        temperature: Temperature of the softmax over a row's similarities, > 0.
+        eps: Added to each P inside its logarithm, >= 0; the published code has 1e-15.
+
+    Returns, Raises: As `soft_info_nce`.
+
+    Source: "Rethinking Negative Pairs in Code Search" (EMNLP 2023), Eq. 13.
+    """
+    checks.check_temperature(temperature)
+    checks.check_not_negative("eps", eps)
+    rule = rows.Rule(rows.WEIGHTED_INFO_NCE, 0.0, 1.0, temperature, 0.0, 0.0, eps)
+    return dispatch.loss(
+        rule, query, code, similarity, scale, positive_offset, groups, reduction, impl
+    )
+
+
+def kl_regularized_info_nce(
+    query: Tensor,
+    code: Tensor,
+    similarity: Similarity,
+    *,
+    temperature: float,
+    info_nce_weight: float = 1.3,
+    kl_weight: float = 0.7,
+    scale: float | Tensor = 1.0,
+    positive_offset: int = 0,
+    groups: Groups = None,
+    reduction: str = "mean",
+    impl: str = "auto",
+) -> Tensor:
+    """Compute InfoNCE plus the divergence of the scores' softmax from the similarities'.
+
+    With Q the softmax of a row's scores over its negatives alone and S that of their similarities
+    / temperature, a row's loss is
+    ``info_nce_weight * InfoNCE + kl_weight * sum_j S_ij (log S_ij - log Q_ij)``. A code without a
+    similarity (`BM25Factors`) has S = 0; an S that underflows is no NaN.
+
+    Args:
+        query, code, scale, positive_offset, groups, reduction, impl: As in `soft_info_nce`.
+        similarity: As in `soft_info_nce`, but not None.
+        temperature: Temperature of the softmax over a row's similarities, > 0.
+        info_nce_weight: Weight of InfoNCE, >= 0.
+        kl_weight: Weight of the divergence, >= 0.
+
+    Returns, Raises: As `soft_info_nce`.
+
+    Source: "Rethinking Negative Pairs in Code Search" (EMNLP 2023), section 4.3.
+    """
+    checks.check_temperature(temperature)
+    checks.check_not_negative("info_nce_weight", info_nce_weight)
+    checks.check_not_negative("kl_weight", kl_weight)
+    rule = rows.Rule(rows.KL, kl_weight, info_nce_weight, temperature, 0.0, 0.0, 0.0)
+    return dispatch.loss(
+        rule, query, code, similarity, scale, positive_offset, groups, reduction, impl
     )
 
 
@@ -167,62 +311,10 @@ def soft_weights(
     checks.check_rule(alpha, beta, temperature, min_weight)
     negatives = similarity.shape[1] - 1
     if negatives > 0 and beta * negatives <= alpha:
-        checks.warn_few_negatives(alpha, beta, negatives)
+        checks.warn_few_negatives(alpha, beta, negatives, stacklevel=3)
     weights = reference.soft_weights(
         similarity.detach(), alpha=alpha, beta=beta, temperature=temperature, min_weight=min_weight
     )
     if similarity.device.type == "cpu":
-        checks.check_finite(weights, similarity, None, 0)
+        checks.check_finite(weights, similarity, None, 0, False)
     return weights
-
-
-def _native(
-    query: Tensor,
-    code: Tensor,
-    similarity: Similarity,
-    groups: Groups,
-    reduction: str,
-    **rule: Any,
-) -> Tensor:
-    teacher_query, teacher_code = similarity if isinstance(similarity, tuple) else (None, None)
-    matrix = similarity if isinstance(similarity, Tensor) else None
-    query_groups, code_groups = groups if groups is not None else (None, None)
-    factors: Any = (None,) * 7
-    numbers = [float(rule[name]) for name in ("alpha", "beta", "temperature", "min_weight")]
-    numbers += [0.0, float(rule["scale"]), float(rule["eps"])]
-    shared: tuple[Any, ...] = (query, code, matrix, teacher_query, teacher_code, *factors)
-    shared += (query_groups, code_groups, 0, *numbers, int(rule["positive_offset"]), 0)
-    if reduction == "none":
-        return ops.soft_info_nce_rows(*shared)
-    grad = torch.is_grad_enabled()
-    return ops.soft_info_nce(
-        *shared,
-        mean=reduction == "mean",
-        need_grad_query=grad and query.requires_grad,
-        need_grad_code=grad and code.requires_grad,
-    )
-
-
-def _use_native(impl: str, query: Tensor) -> bool:
-    if impl == "torch":
-        return False
-    # Neither torch.func's transforms nor forward-mode AD go through a custom op's autograd.
-    transformed = blocks.transformed()
-    if impl == "auto":
-        return not transformed and ops.ready(query.device.type)
-    if transformed:
-        raise RuntimeError(
-            "impl='native' cannot run under torch.func or forward-mode AD: use impl='torch'"
-        )
-    reason = ops.unavailable(query.device.type)
-    if reason is not None:
-        raise RuntimeError(f"impl='native' cannot run: {reason}")
-    return True
-
-
-def _autocast(tensor: Tensor) -> Tensor:
-    """Cast as autocast would cast a matrix product's operand."""
-    device = tensor.device.type
-    if tensor.dtype == torch.float64 or not torch.is_autocast_enabled(device):
-        return tensor
-    return tensor.to(torch.get_autocast_dtype(device))

@@ -1,8 +1,10 @@
-"""The losses as modules over embeddings: each stores its arguments and calls the function."""
+"""The losses as modules over embeddings: each stores its arguments and calls its function."""
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -10,7 +12,31 @@ from . import functional
 from .checks import Similarity
 
 
-class SoftInfoNCE(nn.Module):
+class _Loss(nn.Module):
+    function: ClassVar[Callable[..., Tensor]]
+
+    def __init__(self, *, scale: float | nn.Parameter = 1.0, **options: Any) -> None:
+        super().__init__()
+        # A missing or misspelt argument is an error here, not at the first batch.
+        inspect.signature(self.function).bind(None, None, None, **options)
+        self.scale = scale  # a Parameter registers itself and is learned
+        self.options = options
+
+    def forward(
+        self, query: Tensor, code: Tensor, similarity: Similarity = None, **options: Any
+    ) -> Tensor:
+        """Return the loss; `options` (groups, positive_offset, ...) add to the stored ones."""
+        options = {"scale": self.scale, **self.options, **options}
+        return type(self).function(query, code, similarity, **options)
+
+    def extra_repr(self) -> str:
+        """Show the stored arguments."""
+        scale = self.scale.item() if isinstance(self.scale, Tensor) else self.scale
+        shown = {**self.options, "scale": scale}
+        return ", ".join(f"{name}={value}" for name, value in shown.items())
+
+
+class SoftInfoNCE(_Loss):
     """`softnce_ext.soft_info_nce` as a module; the keyword arguments are the function's.
 
     Example:
@@ -18,28 +44,34 @@ class SoftInfoNCE(nn.Module):
         >>> loss(query, code, similarity)
     """
 
-    def __init__(
-        self,
-        *,
-        alpha: float,
-        beta: float,
-        temperature: float,
-        scale: float | nn.Parameter = 1.0,
-        **options: Any,
-    ) -> None:
-        super().__init__()
-        self.scale = scale  # a Parameter registers itself and is learned
-        self.options = {"alpha": alpha, "beta": beta, "temperature": temperature, **options}
+    function = staticmethod(functional.soft_info_nce)
 
-    def forward(
-        self, query: Tensor, code: Tensor, similarity: Similarity = None, **options: Any
-    ) -> Tensor:
-        """Return the loss; `options` (groups, positive_offset, ...) add to the stored ones."""
-        options = {"scale": self.scale, **self.options, **options}
-        return functional.soft_info_nce(query, code, similarity, **options)
 
-    def extra_repr(self) -> str:
-        """Show the stored arguments."""
-        scale = self.scale.item() if isinstance(self.scale, Tensor) else self.scale
-        shown = {**self.options, "scale": scale}
-        return ", ".join(f"{name}={value}" for name, value in shown.items())
+class BCE(_Loss):
+    """`softnce_ext.bce` as a module; the keyword arguments are the function's."""
+
+    function = staticmethod(functional.bce)
+
+
+class WeightedInfoNCE(_Loss):
+    """`softnce_ext.weighted_info_nce` as a module; the keyword arguments are the function's."""
+
+    function = staticmethod(functional.weighted_info_nce)
+
+
+class KLRegularizedInfoNCE(_Loss):
+    """`softnce_ext.kl_regularized_info_nce` as a module; keyword arguments are the function's."""
+
+    function = staticmethod(functional.kl_regularized_info_nce)
+
+
+class TopKCancellation(_Loss):
+    """`softnce_ext.top_k_cancellation` as a module; the keyword arguments are the function's."""
+
+    function = staticmethod(functional.top_k_cancellation)
+
+
+class ThresholdCancellation(_Loss):
+    """`softnce_ext.threshold_cancellation` as a module; keyword arguments are the function's."""
+
+    function = staticmethod(functional.threshold_cancellation)

@@ -1,0 +1,127 @@
+"""One door behind all losses: check what they share, choose the implementation, call it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import blocks, checks, ops, rows
+from .checks import Groups, Similarity
+from .factors import BM25Factors
+
+
+def loss(
+    rule: rows.Rule,
+    query: Tensor,
+    code: Tensor,
+    similarity: Similarity,
+    scale: float | Tensor,
+    positive_offset: int,
+    groups: Groups,
+    reduction: str,
+    impl: str,
+) -> Tensor:
+    """Return the loss `rule` makes of a batch; the other arguments are the public functions'."""
+    checks.check_embeddings(query, code, positive_offset)
+    soft = rule.objective == rows.SOFT_INFO_NCE
+    if similarity is not None or not soft:
+        checks.check_similarity(similarity, query, code)
+    if groups is not None:
+        checks.check_groups(groups, query, code)
+    checks.check_choice("reduction", reduction, ("mean", "sum", "none"))
+    checks.check_choice("impl", impl, ("auto", "native", "torch"))
+    negatives = code.shape[0] - 1
+    if soft and similarity is not None and negatives > 0 and rule.beta * negatives <= rule.alpha:
+        checks.warn_few_negatives(rule.alpha, rule.beta, negatives, stacklevel=4)
+
+    if isinstance(scale, Tensor):  # autograd gives its gradient through the product
+        if scale.dim() != 0:
+            raise ValueError(
+                f"scale must be a number or a 0-d tensor, got shape {list(scale.shape)}"
+            )
+        query, scale = query * scale.to(query.dtype), 1.0
+    else:
+        checks.check_number("scale", scale)
+
+    device = query.device.type
+    query, code = _autocast(query, device), _autocast(code, device)
+    given: tuple[Tensor, ...] = ()  # the similarity as a tuple of tensors, whatever its kind
+    if isinstance(similarity, Tensor):
+        given = (similarity.detach(),)
+    elif isinstance(similarity, BM25Factors):
+        given = tuple(similarity)
+    elif similarity is not None:
+        given = tuple(_autocast(vectors.detach(), device) for vectors in similarity)
+
+    if _use_native(impl, device):
+        result = _native(rule, query, code, given, scale, positive_offset, groups, reduction)
+    else:
+        problem = blocks.Problem(rule, given, groups or (), scale, positive_offset)
+        result = blocks.loss(query, code, problem, reduction)
+    if similarity is not None and device == "cpu" and not torch.compiler.is_compiling():
+        own = rule.objective == rows.THRESHOLD
+        checks.check_finite(result, similarity, groups, positive_offset, own)
+    return result
+
+
+_NO_FACTORS = (None,) * 7
+
+
+def _native(
+    rule: rows.Rule,
+    query: Tensor,
+    code: Tensor,
+    similarity: tuple[Tensor, ...],
+    scale: float,
+    positive_offset: int,
+    groups: Groups,
+    reduction: str,
+) -> Tensor:
+    matrix = teacher_query = teacher_code = None
+    factors: tuple[Tensor | None, ...] = _NO_FACTORS
+    if len(similarity) == 1:
+        (matrix,) = similarity
+    elif len(similarity) == 2:
+        teacher_query, teacher_code = similarity
+    elif similarity:
+        factors = similarity
+    query_groups, code_groups = groups or (None, None)
+    shared = (
+        *(query, code, matrix, teacher_query, teacher_code, *factors, query_groups, code_groups),
+        *(rule.objective, float(rule.alpha), float(rule.beta), float(rule.temperature)),
+        *(float(rule.min_weight), float(rule.cutoff), float(scale), float(rule.eps)),
+        *(positive_offset, 0),
+    )
+    if reduction == "none":
+        return ops.soft_info_nce_rows(*shared)
+    grad = torch.is_grad_enabled()
+    return ops.soft_info_nce(
+        *shared,
+        mean=reduction == "mean",
+        need_grad_query=grad and query.requires_grad,
+        need_grad_code=grad and code.requires_grad,
+    )
+
+
+def _use_native(impl: str, device: str) -> bool:
+    if impl == "torch":
+        return False
+    # Neither torch.func's transforms nor forward-mode AD go through a custom op's autograd.
+    transformed = blocks.transformed()
+    if impl == "auto":
+        return not transformed and ops.ready(device)
+    if transformed:
+        raise RuntimeError(
+            "impl='native' cannot run under torch.func or forward-mode AD: use impl='torch'"
+        )
+    reason = ops.unavailable(device)
+    if reason is not None:
+        raise RuntimeError(f"impl='native' cannot run: {reason}")
+    return True
+
+
+def _autocast(tensor: Tensor, device: str) -> Tensor:
+    """Cast as autocast would cast a matrix product's operand."""
+    if tensor.dtype == torch.float64 or not torch.is_autocast_enabled(device):
+        return tensor
+    return tensor.to(torch.get_autocast_dtype(device))

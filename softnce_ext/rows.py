@@ -1,0 +1,262 @@
+"""A block of rows in torch's operations: scores and similarities -> losses and their gradient.
+
+The twin of csrc/row_math.h, which has the formulas. Two families: cross-entropy with weighted
+negatives, and soft targets. What a function is handed it may overwrite.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# The ops' argument `objective` (csrc/row_math.h).
+SOFT_INFO_NCE, TOP_K, THRESHOLD, BCE, WEIGHTED_INFO_NCE, KL = range(6)
+
+_LOG_FLOOR = -100.0  # torch.nn.BCELoss's
+_MINUS_INFINITY = float("-inf")
+
+
+class Rule(NamedTuple):
+    """What the rows' similarities are made into; as csrc/row_math.h's `Rule`, with `eps`."""
+
+    objective: int
+    alpha: float
+    beta: float
+    temperature: float
+    min_weight: float
+    cutoff: float
+    eps: float
+
+
+class Block(NamedTuple):
+    """R rows against all codes."""
+
+    scores: Tensor  # [R, M]
+    positive: Tensor  # [R, 1], column of the positive
+    masked: Tensor | None  # bool [R, M], neither positive nor negative
+    similarity: Tensor | None  # [R, M]
+    known: Tensor | None  # bool [M], false for a code without a similarity
+
+    def outside(self) -> Tensor | None:
+        """Return bool [R, M], true for columns without a similarity that counts, or None."""
+        if self.known is None:
+            return self.masked
+        outside = (~self.known).expand_as(self.scores)
+        return outside.clone() if self.masked is None else outside | self.masked
+
+
+def loss_and_gradient(rule: Rule, block: Block, need_gradient: bool) -> tuple[Tensor, Tensor]:
+    """Return each row's loss, [R, 1], and its gradient with respect to the scores, [R, M].
+
+    What stands in the gradient's place if it is not needed means nothing.
+    """
+    if rule.objective == BCE:
+        return _bce(rule, block)
+    if rule.objective == WEIGHTED_INFO_NCE:
+        return _weighted_info_nce(rule, block)
+    if rule.objective == KL:
+        return _kl(rule, block)
+    return _cross_entropy(rule, block, need_gradient)
+
+
+def _cross_entropy(rule: Rule, block: Block, need_gradient: bool) -> tuple[Tensor, Tensor]:
+    scores, positive = block.scores, block.positive
+    own = scores.gather(1, positive)
+    if block.similarity is not None:
+        scores += _weights(rule, block).log_()  # a weight of 0 is a bias of -inf
+    elif block.masked is not None:
+        scores.masked_fill_(block.masked, _MINUS_INFINITY)
+    # log(1 + sum_j w_j exp(s_j - s_p)): a loss near zero keeps its relative accuracy.
+    scores.sub_(own).scatter_(1, positive, _MINUS_INFINITY)
+    loss = torch.logaddexp(torch.logsumexp(scores, dim=1, keepdim=True), own - own)
+    if need_gradient:
+        scores.sub_(loss).exp_().scatter_(1, positive, torch.expm1(-loss))
+    if rule.eps > 0:
+        p = torch.exp(-loss)
+        loss = -torch.log(p + rule.eps)
+        if need_gradient:
+            scores.mul_(p / (p + rule.eps))
+    return loss, scores
+
+
+class _Judged(NamedTuple):
+    z: Tensor  # [R, M], -inf where there is no negative with a similarity
+    outside: Tensor | None  # bool [R, M]; without the positive
+    negatives: Tensor | int  # [R, 1], negatives with a similarity
+    broken: Tensor  # bool [R, 1], a negative's similarity is NaN or infinite
+
+
+def _judge(block: Block) -> _Judged:
+    assert block.similarity is not None
+    z, outside = block.similarity, block.outside()
+    # What is no negative takes a finite z first, so that only negatives are judged, then -inf.
+    z.scatter_(1, block.positive, 0)
+    count: Tensor | int = z.shape[1] - 1
+    if outside is not None:
+        outside.scatter_(1, block.positive, False)
+        z.masked_fill_(outside, 0)
+        count = z.shape[1] - 1 - outside.sum(dim=1, keepdim=True)
+    broken = ~torch.isfinite(z).all(dim=1, keepdim=True)
+    z.scatter_(1, block.positive, _MINUS_INFINITY)
+    if outside is not None:
+        z.masked_fill_(outside, _MINUS_INFINITY)
+    return _Judged(z, outside, count, broken)
+
+
+def _tempered(z: Tensor, temperature: float) -> Tensor:
+    # The largest goes first: z / temperature may overflow where the difference does not.
+    top = z.amax(dim=1, keepdim=True)
+    z.sub_(torch.where(top.isinf(), 0, top))  # a row without negatives stays -inf
+    bounds = torch.finfo(z.dtype)
+    return z.div_(min(max(temperature, bounds.tiny), bounds.max))
+
+
+def _weights(rule: Rule, block: Block) -> Tensor:
+    """Return the weights of a block, [R, M], 1 for positives and 0 for masked columns."""
+    assert block.similarity is not None
+    own = block.similarity.gather(1, block.positive)
+    judged = _judge(block)
+    broken = judged.broken
+    if rule.objective == SOFT_INFO_NCE:
+        weights = _soft_weights(rule, judged)
+    elif rule.objective == TOP_K:
+        weights = _top_k_weights(judged.z, int(rule.cutoff))
+    else:
+        bound = _threshold_bound(rule.cutoff, own)
+        own_broken = ~torch.isfinite(own)
+        if block.known is not None:  # a positive without a similarity sets no bound
+            own_known = block.known[block.positive]
+            bound = bound.masked_fill(~own_known, float("inf"))
+            own_broken = own_broken & own_known
+        weights = (judged.z < bound).to(own.dtype)
+        broken = broken | (own_broken & (judged.negatives > 0))
+    if judged.outside is not None:
+        weights.masked_fill_(judged.outside, 1)
+    if block.masked is not None:
+        weights.masked_fill_(block.masked, 0)
+    return weights.masked_fill_(broken, float("nan")).scatter_(1, block.positive, 1)
+
+
+def _soft_weights(rule: Rule, judged: _Judged) -> Tensor:
+    alpha, beta, count = rule.alpha, rule.beta, judged.negatives
+    weights = torch.softmax(_tempered(judged.z, rule.temperature), dim=1)
+    if isinstance(count, Tensor):
+        count = count.to(weights.dtype)
+        weights = weights.mul_(-alpha).add_(beta).div_(beta - alpha / count)
+        weights = weights.clamp_(min=rule.min_weight)
+        return torch.where((beta * count > alpha) & (count > 0), weights, 1.0)
+    if count > 0 and beta * count > alpha:
+        normaliser = beta - alpha / count
+        weights = weights.mul_(-alpha / normaliser).add_(beta / normaliser)
+        return weights.clamp_(min=rule.min_weight)
+    return weights.fill_(1)
+
+
+def _top_k_weights(z: Tensor, k: int) -> Tensor:
+    if k == 0:
+        return torch.ones_like(z)
+    k = min(k, z.shape[1])
+    least = torch.topk(z, k, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
+    above, equal = z > least, (z == least) & (z > _MINUS_INFINITY)
+    room = k - above.sum(dim=1, keepdim=True)  # of equals the lower column goes first
+    dropped = above | (equal & (equal.cumsum(dim=1, dtype=torch.int32) <= room))
+    return (~dropped).to(z.dtype)
+
+
+def _threshold_bound(ratio: float, own: Tensor) -> Tensor:
+    """Return the bound of z < ratio * own, rounded up to own's type."""
+    product = ratio * own.double()
+    bound = product.to(own.dtype)
+    above = torch.nextafter(bound, torch.full_like(bound, float("inf")))
+    return torch.where(bound.double() < product, above, bound)
+
+
+def _log_shares(rule: Rule, block: Block) -> tuple[Tensor, Tensor | float]:
+    """Return log S [R, M], -inf where S is 0 by definition, and the sum of S, 0 or 1."""
+    judged = _judge(block)
+    shares = torch.log_softmax(_tempered(judged.z, rule.temperature), dim=1)
+    shares.scatter_(1, block.positive, _MINUS_INFINITY)  # log_softmax makes it NaN if alone
+    if judged.outside is not None:
+        shares.masked_fill_(judged.outside, _MINUS_INFINITY)
+    shares.masked_fill_(judged.broken, float("nan"))
+    if isinstance(judged.negatives, Tensor):
+        return shares, (judged.negatives > 0).to(shares.dtype)
+    return shares, float(judged.negatives > 0)
+
+
+def _counting_scores(block: Block) -> Tensor:
+    """Return the scores with -inf for masked columns, whose P is then exactly 0."""
+    if block.masked is None:
+        return block.scores
+    return block.scores.masked_fill_(block.masked, _MINUS_INFINITY)
+
+
+def _weighted_info_nce(rule: Rule, block: Block) -> tuple[Tensor, Tensor]:
+    target = _log_shares(rule, block)[0].exp_().scatter_(1, block.positive, 1)
+    log_p = torch.log_softmax(_counting_scores(block), dim=1)
+    if rule.eps > 0:
+        log_eps = torch.full((), rule.eps, dtype=torch.float64, device=log_p.device).log()
+        log_eps = log_eps.to(log_p.dtype)
+        loss = -(target * torch.logaddexp(log_p, log_eps)).sum(dim=1, keepdim=True)
+        target = target.mul_(torch.sigmoid(log_p - log_eps))  # times P / (P + eps)
+    else:
+        log_p_of_targets = log_p.masked_fill(target == 0, 0)  # 0 * -inf = 0
+        loss = -(target * log_p_of_targets).sum(dim=1, keepdim=True)
+    return loss, log_p.exp_().mul_(target.sum(dim=1, keepdim=True)).sub_(target)
+
+
+def _bce(rule: Rule, block: Block) -> tuple[Tensor, Tensor]:
+    target = _log_shares(rule, block)[0].exp_().scatter_(1, block.positive, 1)
+    scores = _counting_scores(block)
+    n: Tensor | int = scores.shape[1]
+    if block.masked is not None:
+        n = n - block.masked.sum(dim=1, keepdim=True)
+    # The largest column apart, so that 1 - P does not cancel (csrc/row_math.h, Peak).
+    top, column = scores.max(dim=1, keepdim=True)
+    scores.scatter_(1, column, _MINUS_INFINITY)
+    others = torch.logsumexp(scores, dim=1, keepdim=True)
+    rest = torch.exp(others - top)
+    log_z = torch.log1p(rest) + (top - top)
+    log_rest = others - top - log_z
+    rest = rest / (1 + rest)
+    y = target.gather(1, column)
+    target.scatter_(1, column, 0)
+
+    # A row of one column has no others: every share is 0.
+    share = torch.exp(scores - torch.where(others == _MINUS_INFINITY, 0, others))
+    log_p = scores.sub_(top).sub_(log_z)
+    target_above = torch.where(log_p <= _LOG_FLOOR, 0, target)
+    p = rest * share
+    log_sum = (target * log_p.clamp_(min=_LOG_FLOOR)).sum(dim=1, keepdim=True)
+    log_sum = log_sum + ((1 - target) * torch.log1p(-p)).sum(dim=1, keepdim=True)
+    push = (1 - target).mul_(p).div_(1 - p).sub_(target_above)
+    total = push.sum(dim=1, keepdim=True)
+
+    below = log_rest <= _LOG_FLOOR
+    p_top = torch.exp(-log_z)
+    log_sum = log_sum - y * log_z + (1 - y) * log_rest.clamp(min=_LOG_FLOOR)
+    pull = torch.where(below, 0, (1 - y) * p_top)
+    slope = rest * (total - y) + pull
+    gradient = push.sub_(share.mul_(slope))
+    gradient.scatter_(1, column, pull - y * rest - p_top * total)
+    return -log_sum / n, gradient.div_(n)
+
+
+def _kl(rule: Rule, block: Block) -> tuple[Tensor, Tensor]:
+    log_share, total = _log_shares(rule, block)
+    scores = _counting_scores(block)
+    own = scores.gather(1, block.positive)
+    scores.scatter_(1, block.positive, _MINUS_INFINITY)
+    log_sum = torch.logsumexp(scores, dim=1, keepdim=True)
+    gap = log_sum - own
+    info_nce = torch.logaddexp(gap, own - own)
+    missed = torch.sigmoid(gap)  # 1 - P of the positive
+    log_p = scores.sub_(torch.where(log_sum == _MINUS_INFINITY, 0, log_sum))
+    share = log_share.exp()
+    ratio = log_share.sub_(log_p).masked_fill_(share == 0, 0)  # 0 log 0 = 0
+    loss = rule.beta * info_nce + rule.alpha * (share * ratio).sum(dim=1, keepdim=True)
+    gradient = log_p.exp_().mul_(rule.beta * missed + rule.alpha * total)
+    gradient.sub_(share.mul_(rule.alpha)).scatter_(1, block.positive, -rule.beta * missed)
+    return loss, gradient
