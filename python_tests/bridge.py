@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import os
 import subprocess
 import sys
 import sysconfig
@@ -39,7 +40,7 @@ def build(target: str) -> Path:
     options += [f"-DPYTHON_INCLUDES={header.parent};{pybind11.get_include()}"]
     source = native.source_dir()
     facts = [str(source), sys.version, native._version(*compiler), *options]
-    facts += [f"{flag}={native.os.environ.get(flag, '')}" for flag in native._FLAGS]
+    facts += [f"{flag}={os.environ.get(flag, '')}" for flag in native._FLAGS]
     key = hashlib.sha256("\0".join(facts).encode()).hexdigest()[:16]
     root = native.cache_roots()[0].parent
     root.mkdir(parents=True, exist_ok=True)
@@ -66,6 +67,11 @@ def _module(name: str) -> ModuleType:
 def load() -> ModuleType:
     """Return the CPU row kernels of each instruction set."""
     return _module("softnce_testing")
+
+
+def kernels() -> ModuleType:
+    """Return the CUDA kernels on the host; `run_kernel` runs them."""
+    return _module("softnce_kernels")
 
 
 def run_kernel(
@@ -99,5 +105,4 @@ def run_kernel(
     sizes = [(size,) if isinstance(size, int) else size for size in (grid, block)]
     three = [[*size, 1, 1][:3] for size in sizes]
     given = {name: float(value) for name, value in numbers.items()}
-    run = _module("softnce_kernels").run
-    run(kernel, arrays, given, *three, cluster, shared_bytes, cooperative, *order)
+    kernels().run(kernel, arrays, given, *three, cluster, shared_bytes, cooperative, *order)

@@ -122,12 +122,17 @@ def test_write_beside_shared_memory_is_found(index, bytes_):
     run_kernel("write_shared", {}, shared_bytes=bytes_, index=bytes_ // 4 - 1)
 
 
-def test_read_beside_shared_memory_is_found_and_fresh_memory_is_poison():
+def test_read_beside_shared_memory_is_found():
     out = np.zeros(32, np.float32)
     run_kernel("read_shared", {"out": out}, shared_bytes=64, index=15)
-    assert np.isnan(out).all()
     with pytest.raises(RuntimeError, match=r"thread \(0, 0, 0\): a\w* \w+ \w+ byte 64 of shared"):
         run_kernel("read_shared", {"out": out}, shared_bytes=64, index=16)
+
+
+def test_each_block_finds_its_shared_memory_poisoned():
+    out = np.zeros(3 * 32, np.float32)
+    run_kernel("leftover", {"out": out}, grid=3, shared_bytes=128)
+    assert np.isnan(out).all()
 
 
 @pytest.mark.parametrize("index", [-1, 10, 12, 1 << 19])
@@ -136,15 +141,17 @@ def test_write_beside_an_array_is_found(index):
         run_kernel("write_global", {"out": np.zeros(10, np.int32)}, index=index)
 
 
-def test_misaligned_16_byte_load_is_found():
+@pytest.mark.parametrize("kernel", ["load16", "load16_hint"])
+def test_misaligned_16_byte_load_is_found(kernel):
     values = np.arange(64, dtype=np.float32)
     out = np.zeros(15, np.float32)
-    run_kernel("load16", {"in": values, "out": out}, block=15, first=4)
+    run_kernel(kernel, {"in": values, "out": out}, block=15, first=4)
     assert (out == values[4:].reshape(15, 4).sum(1)).all()
-    with pytest.raises(
-        RuntimeError, match=r"thread \(0, 0, 0\): misaligned .*float4.*16 bytes \(toy_kernels.cuh:"
-    ):
-        run_kernel("load16", {"in": values, "out": out}, block=15, first=1)
+    if kernel == "load16" and bridge.kernels().compiler == "clang":
+        pytest.skip("clang's -fsanitize=alignment does not look at copies of a whole vector")
+    where = "" if kernel == "load16_hint" else r".*float4.*16 bytes \(toy_kernels.cuh:"
+    with pytest.raises(RuntimeError, match=rf"thread \(0, 0, 0\): misaligned address{where}"):
+        run_kernel(kernel, {"in": values, "out": out}, block=15, first=1)
 
 
 DIVERGENCES = {

@@ -56,6 +56,11 @@ void run(const std::string& kernel, const std::map<std::string, py::buffer>& arr
 }  // namespace
 
 PYBIND11_MODULE(softnce_kernels, m) {
+#ifdef __clang__
+  m.attr("compiler") = "clang";
+#else
+  m.attr("compiler") = "gcc";
+#endif
   m.def("run", &run, py::arg("kernel"), py::arg("arrays"), py::arg("numbers"), py::arg("grid"),
         py::arg("block"), py::arg("cluster"), py::arg("shared_bytes"), py::arg("cooperative"),
         py::arg("order"), py::arg("seed"),

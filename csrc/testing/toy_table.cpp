@@ -46,6 +46,14 @@ void shuffle(const KernelArguments& a) {
   launch(a.launch, [&] { toy::shuffle_kernel(in, out); });
 }
 
+template <bool kHint>
+void load16(const KernelArguments& a) {
+  const int first = static_cast<int>(a.number("first"));
+  const float* const in = a.array<float>("in");
+  float* const out = a.array<float>("out");
+  launch(a.launch, [&] { toy::load16_kernel<kHint>(in, first, out); });
+}
+
 template <typename From, typename To, To (*f)(From)>
 void map(const KernelArguments& a) {
   const From* const in = a.array<From>("in");
@@ -95,17 +103,17 @@ void add_toy_kernels(KernelTable& table) {
     float* const out = a.array<float>("out");
     launch(a.launch, [&] { toy::read_shared_kernel(index, out); });
   };
+  table["leftover"] = [](const KernelArguments& a) {
+    float* const out = a.array<float>("out");
+    launch(a.launch, [&] { toy::leftover_kernel(out); });
+  };
   table["write_global"] = [](const KernelArguments& a) {
     const int index = static_cast<int>(a.number("index"));
     int* const out = a.array<int>("out");
     launch(a.launch, [&] { toy::write_global_kernel(out, index); });
   };
-  table["load16"] = [](const KernelArguments& a) {
-    const int first = static_cast<int>(a.number("first"));
-    const float* const in = a.array<float>("in");
-    float* const out = a.array<float>("out");
-    launch(a.launch, [&] { toy::load16_kernel(in, first, out); });
-  };
+  table["load16"] = load16<false>;
+  table["load16_hint"] = load16<true>;
   table["flag"] = [](const KernelArguments& a) {
     int *const flag = a.array<int>("flag"), *const out = a.array<int>("out");
     launch(a.launch, [&] { toy::flag_kernel(flag, out); });

@@ -151,28 +151,32 @@ HOST_CUDA_ATOMICS(unsigned)
 HOST_CUDA_ATOMICS(unsigned long long)
 #undef HOST_CUDA_ATOMICS
 
-// --- loads and stores with a cache hint
+// --- loads and stores with a cache hint. Their addresses are checked here, those of plain loads
+// and stores by -fsanitize=alignment (faults.cpp).
+
+namespace host_cuda {
 
 template <typename T>
-static inline T __ldg(const T* at) {
-  return *at;
+inline T* aligned(T* at) {
+  if (reinterpret_cast<uintptr_t>(at) % alignof(T) != 0) fail("misaligned address of a vector");
+  return at;
 }
-template <typename T>
-static inline T __ldcs(const T* at) {
-  return *at;
-}
-template <typename T>
-static inline T __ldcg(const T* at) {
-  return *at;
-}
-template <typename T>
-static inline void __stcs(T* at, T value) {
-  *at = value;
-}
-template <typename T>
-static inline void __stcg(T* at, T value) {
-  *at = value;
-}
+
+}  // namespace host_cuda
+
+#define HOST_CUDA_HINTS(load, store)         \
+  template <typename T>                      \
+  static inline T load(const T* at) {        \
+    return *host_cuda::aligned(at);          \
+  }                                          \
+  template <typename T>                      \
+  static inline void store(T* at, T value) { \
+    *host_cuda::aligned(at) = value;         \
+  }
+HOST_CUDA_HINTS(__ldcs, __stcs)
+HOST_CUDA_HINTS(__ldcg, __stcg)
+HOST_CUDA_HINTS(__ldg, __stwb)
+#undef HOST_CUDA_HINTS
 
 // --- bits
 

@@ -24,7 +24,7 @@ namespace {
 constexpr unsigned kMaxThreads = 1024;           // of a block
 constexpr size_t kMaxSharedBytes = 227 * 1024;   // of a block, compute capability 9.0
 constexpr unsigned kMaxCluster = 16;             // compute capability 9.0, when asked for
-constexpr unsigned kMaxIdleRounds = 100 * 1000;  // of nothing but __nanosleep
+constexpr unsigned kMaxIdleRounds = 100 * 1000;  // in which a thread sleeps
 
 enum class State { kReady, kYield, kWarp, kBlock, kCluster, kGrid, kDone };
 

@@ -58,13 +58,23 @@ __global__ inline void read_shared_kernel(int index, float* out) {
   out[threadIdx.x] = reinterpret_cast<const float*>(memory)[index];
 }
 
+// What shared memory holds before anyone writes to it.
+__global__ inline void leftover_kernel(float* out) {
+  SOFTNCE_SHARED_MEMORY(memory);
+  auto* const values = reinterpret_cast<float*>(memory);
+  out[blockIdx.x * blockDim.x + threadIdx.x] = values[threadIdx.x];
+  values[threadIdx.x] = 1;
+}
+
 __global__ inline void write_global_kernel(int* out, int index) {
   if (threadIdx.x == 5) out[index] = 1;
 }
 
 // Sums of four floats, from `first` on.
-__global__ inline void load16_kernel(const float* in, int first, float* out) {
-  const float4 value = reinterpret_cast<const float4*>(in + first)[threadIdx.x];
+template <bool kHint>
+__global__ void load16_kernel(const float* in, int first, float* out) {
+  const float4* const at = reinterpret_cast<const float4*>(in + first) + threadIdx.x;
+  const float4 value = kHint ? __ldg(at) : *at;
   out[threadIdx.x] = value.x + value.y + value.z + value.w;
 }
 
