@@ -1,9 +1,11 @@
 """Write README's figures from the committed result files.
 
     python benchmarks/tables.py [--check]
+    python benchmarks/tables.py --show loss_cuda share [--results DIR]
 
 A block between `<!-- figures: NAME -->` and `<!-- end -->` is replaced by what `NAME` below makes
-of benchmarks/results/; a file that is not there leaves "not measured". `--check` only compares.
+of benchmarks/results/; a file, or a figure, that is not there leaves "not measured". `--check` only
+compares, `--show` prints blocks and leaves README alone.
 """
 
 from __future__ import annotations
@@ -29,43 +31,150 @@ def where(data: dict[str, Any]) -> str:
     return f"{m['processor']}, {m['cores']} cores, {versions}, commit {m['commit']}, {m['date']}"
 
 
+def where_cuda(data: dict[str, Any]) -> str:
+    m = data["machine"]
+    versions = f"driver {m['driver']}, torch {m['torch']}"
+    return f"{m['gpu']}, {versions}, commit {m['commit']}, {m['date']}"
+
+
+def cell(entry: dict[str, Any], name: str, key: str, form: str, suffix: str = " x") -> str:
+    """Return a contender's figure, or in a word why there is none."""
+    row = entry["contenders"].get(name, {})
+    if row.get(key) is not None:
+        return f"{row[key]:{form}}{suffix}"
+    reason = entry.get("absent", {}).get(name, "")
+    if reason.startswith("does not take"):
+        return ""
+    return "out of memory" if reason == "out of memory" else "not measured"
+
+
+def table(head: list[str], lines: list[list[str]]) -> list[str]:
+    ruled = [head, ["---"] * len(head), *lines]
+    return [f"| {' | '.join(cells)} |" for cells in ruled]
+
+
+def memory(mib: str) -> str:
+    """Write a figure in MiB with its unit; words stay."""
+    if not mib.replace(".", "").isdigit():
+        return mib
+    value = float(mib)
+    if value >= 10240:
+        return f"{value / 1024:.1f} GiB"
+    return f"{value:.0f} MiB" if value >= 10 else f"{value:.2g} MiB"
+
+
 def loss() -> str:
     data = load("loss_cpu")
-    lines = [
-        "| N = M | the four GEMMs | this package | its torch path | eager torch |",
-        "|---|---|---|---|---|",
-    ]
+    names = {
+        "native": "this package",
+        "eager": "eager torch",
+        "compile": "torch.compile",
+        "published": "published form",
+        "MNRL": "MNRL",
+        "linear_cross_entropy": "linear_cross_entropy",
+    }
+    head = ["N = M", "similarity", "the GEMMs", *names.values(), "memory", "eager's memory"]
+    lines = []
     for entry in data["results"]["steps"]:
-        row = entry["contenders"]
-        cells = [f"{row['gemms']['time_ms']:.2f} ms"]
-        cells += [f"{row[name]['over_gemms']:.2f} x" for name in ("native", "torch path", "eager")]
-        lines.append(f"| {entry['rows']} | {' | '.join(cells)} |")
+        cells = [str(entry["rows"]), entry.get("similarity", "teacher")]
+        cells += [cell(entry, "gemms", "time_ms", ".2f", " ms")]
+        cells += [cell(entry, name, "over_gemms", ".2f") for name in names]
+        for name in ("native", "eager"):
+            cells.append(memory(cell(entry, name, "peak_mib", ".3f", "")))
+        lines.append(cells)
     last = data["results"]["steps"][-1]
-    peaks = {name: row.get("peak_mib") for name, row in last["contenders"].items()}
-    lines += [
-        "",
-        f"Peak memory of a step at N = {last['rows']} beside inputs and gradients: "
-        f"{peaks['native']:.0f} MiB, eager {peaks['eager']:.0f} MiB.",
-        f"fp32, D = {last['dimension']}, {last['threads']} threads; {where(data)}; "
-        "`python benchmarks/bench_loss.py`.",
-    ]
-    return "\n".join(lines)
+    return "\n".join(
+        [
+            *table(head, lines),
+            "",
+            "Times as multiples of the matrix products alone (4 with a teacher pair, 3 without); "
+            "memory beside inputs and gradients.",
+            f"{last.get('dtype', 'float32')}, D = {last['dimension']}, {last['threads']} threads; "
+            f"{where(data)}; `python benchmarks/bench_loss.py`.",
+        ]
+    )
+
+
+def loss_cuda() -> str:
+    data = load("loss_cuda")
+    head = ["N = M", "similarity", "GPU time", "over the GEMMs", "over the floor", "eager"]
+    head += ["torch.compile", "max-autotune", "wall, eager", "workspace", "eager's"]
+    lines = []
+    for entry in sorted(data["results"]["steps"], key=lambda each: each["rows"]):
+        time_ms = entry["contenders"].get("native", {}).get("time_ms")
+        cells = [str(entry["rows"]), entry["similarity"]]
+        cells.append(duration(time_ms) if time_ms else cell(entry, "native", "time_ms", "f"))
+        cells.append(cell(entry, "native", "over_gemms", ".2f"))
+        floor = entry.get("floor_ms")
+        cells.append(f"{time_ms / floor:.2f} x" if floor and time_ms else "not known")
+        for name in ("eager", "compile", "compile, max-autotune"):
+            cells.append(cell(entry, name, "over_native", ".2f"))
+        cells.append(cell(entry, "eager", "wall_over_native", ".2f"))
+        for name in ("native", "eager"):
+            cells.append(memory(cell(entry, name, "peak_mib", ".3f", "")))
+        lines.append(cells)
+    last = data["results"]["steps"][-1]
+    return "\n".join(
+        [
+            *table(head, lines),
+            "",
+            "GPU time of the step, and what others take as multiples of it; `over the floor`: of "
+            "the products' flops or the least traffic at the GPU's measured peaks. CUDA graphs up "
+            "to N = 2048, else events. `wall`: plain Python calls.",
+            f"{last['dtype']}, D = Dt = {last['dimension']}; {where_cuda(data)}; "
+            "`benchmarks/gpu.sh`.",
+        ]
+    )
+
+
+def duration(time_ms: float) -> str:
+    return f"{1e3 * time_ms:.1f} us" if time_ms < 1 else f"{time_ms:.2f} ms"
+
+
+def share() -> str:
+    """Show whichever of the two devices was measured; FileNotFoundError where none was."""
+    found = {}
+    for device in ("cpu", "cuda"):
+        if (RESULTS / f"loss_share_{device}.json").is_file():
+            found[device] = load(f"loss_share_{device}")
+    if not found:
+        raise FileNotFoundError("no loss_share_*.json")
+    head = ["", "device", "rows", "step", "the loss", "in-batch BM25", "all of the loss's side"]
+    lines = []
+    for device, data in found.items():
+        for entry in data["results"]["steps"]:
+            if "failed" in entry:
+                lines.append([entry["encoder"], device, str(entry["rows"]), "not measured"])
+                lines[-1] += [""] * (len(head) - 4)
+                continue
+            shape = f"{entry['layers']} layers of {entry['width']}"
+            name = shape if entry["layers"] else f"static, width {entry['width']}"
+            parts = entry["parts"]
+            cells = [name, device, str(entry["rows"]), f"{parts['step']['time_ms']:.1f} ms"]
+            for part in ("loss", "bm25", "loss side"):
+                cells.append(f"{100 * parts[part]['share']:.2f} %")
+            lines.append(cells)
+    foot = [where_cuda(data) if d == "cuda" else where(data) for d, data in found.items()]
+    foot += ["CUDA: not measured"] * ("cuda" not in found)
+    return "\n".join(
+        [*table(head, lines), "", f"{'; '.join(foot)}; `python benchmarks/bench_share.py`."]
+    )
 
 
 def bm25() -> str:
     data = load("bm25_cpu")
     found = data["results"]
-    lines = [
-        "| N | this package, 1 thread | rank_bm25 | bm25s (numba) |",
-        "|---|---|---|---|",
-    ]
+    lines = []
     for entry in found["batches"]:
         row = entry["contenders"]
-        ours = f"{row['ours, 1 thread']['time_ms']:.3f} ms"
-        peers = [f"{row[name]['ratio']:.0f} x" for name in ("rank_bm25", "bm25s, numba")]
-        lines.append(f"| {entry['rows']} | {ours} | {' | '.join(peers)} |")
+        cells = [str(entry["rows"]), f"{row['ours, 1 thread']['time_ms']:.3f} ms"]
+        for name in ("bm25s, numba", "rank_bm25"):
+            cells.append(f"{row[name]['ratio']:.0f} x" if name in row else "not measured")
+        lines.append(cells)
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-    return "\n".join([*lines, "", f"{where(data)}; {versions}; `python benchmarks/bench_bm25.py`."])
+    head = ["N", "this package, 1 thread", "bm25s (numba)", "rank_bm25"]
+    foot = f"{where(data)}; {versions}; `python benchmarks/bench_bm25.py`."
+    return "\n".join([*table(head, lines), "", foot])
 
 
 def start() -> str:
@@ -103,27 +212,39 @@ BLOCKS = {
     "train": train,
     "search": search,
     "loss": loss,
+    "loss_cuda": loss_cuda,
+    "share": share,
     "bm25": bm25,
     "start": start,
 }
 
 
+def block(name: str) -> str:
+    try:
+        return BLOCKS[name]()
+    except FileNotFoundError:
+        return "not measured"
+
+
 def render(text: str) -> str:
     def replace(match: re.Match[str]) -> str:
         name = match.group(1)
-        try:
-            body = BLOCKS[name]()
-        except FileNotFoundError:
-            body = "not measured"
-        return f"<!-- figures: {name} -->\n{body}\n<!-- end -->"
+        return f"<!-- figures: {name} -->\n{block(name)}\n<!-- end -->"
 
     return re.sub(r"<!-- figures: (\w+) -->\n.*?<!-- end -->", replace, text, flags=re.DOTALL)
 
 
 def main() -> int:
+    global RESULTS
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="fail where README differs")
+    parser.add_argument("--show", choices=BLOCKS, nargs="+", help="print these blocks, write none")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
     args = parser.parse_args()
+    RESULTS = args.results
+    if args.show:
+        print("\n\n".join(f"**{name}**\n\n{block(name)}" for name in args.show))
+        return 0
     readme = ROOT / "README.md"
     text = readme.read_text()
     wanted = render(text)
