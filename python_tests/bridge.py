@@ -52,7 +52,7 @@ def build(target: str) -> Path:
             commands.insert(0, configure)
         for command in commands:
             done = subprocess.run(command, capture_output=True, text=True)
-            assert done.returncode == 0, done.stdout + done.stderr
+            assert done.returncode == 0, (done.stdout + done.stderr)[:8000]  # the first errors
     return folder
 
 

@@ -1,8 +1,8 @@
 // Runs one kernel of kernel_table.h with a real thread for each CUDA thread, for ThreadSanitizer:
 //   tsan_driver KERNEL grid=2 block=64 [cluster=1 cooperative=0 shared_bytes=0] [NUMBER=3.5 ...]
-//               [ARRAY:f4:SIZE ARRAY:i8:SIZE ...]
+//               [ARRAY:f4:SIZE ...] [ARRAY:i8:SIZE:STEP ...]
 // Arrays of floats (f2 f4 f8; f2 is bfloat16) have values in [-1, 1), arrays of integers (i4 i8)
-// are 0.
+// rise by STEP from 0.
 #include <cuda_bf16.h>
 
 #include <cstdio>
@@ -25,32 +25,35 @@ void put(unsigned char* at, T value) {
   memcpy(at, &value, sizeof value);
 }
 
-void add_array(KernelArguments& arguments, const std::string& name, const std::string& type,
-               size_t size) {
-  const size_t bytes = static_cast<size_t>(type.at(1) - '0');
+// `what` is TYPE:SIZE or TYPE:SIZE:STEP.
+void add_array(KernelArguments& arguments, const std::string& name, const std::string& what) {
+  const std::string type = what.substr(0, 2);
+  const size_t bytes = static_cast<size_t>(type.at(1) - '0'), colon = what.find(':', 3);
+  const size_t size = std::stoul(what.substr(3));
+  const int64_t step = colon == std::string::npos ? 0 : std::stol(what.substr(colon + 1));
   unsigned char* const data = arguments.add_array(name, size, bytes);
   uint64_t state = 1;
   for (size_t i = 0; i < size; ++i) {
     unsigned char* const at = data + i * bytes;
     const double value = draw(state);
+    const int64_t whole = static_cast<int64_t>(i) * step;
     if (type == "f2")
       put(at, __float2bfloat16_rn(static_cast<float>(value)));
     else if (type == "f4")
       put(at, static_cast<float>(value));
     else if (type == "f8")
       put(at, value);
+    else if (type == "i4")
+      put(at, static_cast<int32_t>(whole));
     else
-      memset(at, 0, bytes);
+      put(at, whole);
   }
 }
 
 void add(KernelArguments& arguments, const std::string& word) {
   const size_t colon = word.find(':'), equals = word.find('=');
-  if (colon != std::string::npos) {
-    const size_t second = word.find(':', colon + 1);
-    return add_array(arguments, word.substr(0, colon), word.substr(colon + 1, second - colon - 1),
-                     std::stoul(word.substr(second + 1)));
-  }
+  if (colon != std::string::npos)
+    return add_array(arguments, word.substr(0, colon), word.substr(colon + 1));
   const std::string name = word.substr(0, equals);
   const double value = std::stod(word.substr(equals + 1));
   const unsigned whole = value > 0 ? static_cast<unsigned>(value) : 0;
