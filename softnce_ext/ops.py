@@ -77,7 +77,7 @@ def soft_info_nce(*shared: Any, mean: bool, need_grad_query: bool, need_grad_cod
     if torch.compiler.is_compiling():
         return torch.ops.softnce_ext.soft_info_nce.default(*arguments)[0]  # type: ignore[no-any-return]
     if need_grad_query or need_grad_code:
-        return _Step.apply(*arguments)  # type: ignore[no-any-return, no-untyped-call]
+        return _Step.apply(*arguments[:2], arguments[2:])  # type: ignore[no-any-return, no-untyped-call]
     with torch._C._AutoDispatchBelowAutograd():
         return torch.ops.softnce_ext.soft_info_nce.default(*arguments)[0]  # type: ignore[no-any-return]
 
@@ -131,21 +131,15 @@ def _setup_context(
     _, grad_query, grad_code = output
     ctx.mark_non_differentiable(grad_query, grad_code)
     ctx.set_materialize_grads(False)
-    _keep_gradients(ctx, inputs, grad_query, grad_code)
-
-
-def _keep_gradients(
-    ctx: Any, inputs: tuple[Any, ...], grad_query: Tensor, grad_code: Tensor
-) -> None:
     ctx.save_for_backward(grad_query, grad_code)
     ctx.needs = inputs[-2:]
     ctx.dtype = inputs[_QUERY].dtype
-    ctx.arguments = len(inputs)
+    ctx.others = (None,) * (len(inputs) - 2)
 
 
 def _backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
     _refuse_double_backward()
-    grads: list[Tensor | None] = [None] * ctx.arguments
+    grads: list[Tensor | None] = [None, None]
     if grad_loss is not None:
         # loss.backward() brings exactly 1: on the CPU, where looking is free, no copy is made. A
         # traced gradient is no plain Tensor, and cannot be looked at.
@@ -156,7 +150,7 @@ def _backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Tensor | Non
                 # is not rounded to a half type first: that would bias the whole gradient.
                 grad = grad if unit else grad * grad_loss
                 grads[position] = grad.to(ctx.dtype)
-    return tuple(grads)
+    return (*grads, *ctx.others)
 
 
 class _Step(torch.autograd.Function):
@@ -167,10 +161,15 @@ class _Step(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Tensor:
+    def forward(ctx: Any, query: Tensor, code: Tensor, others: tuple[Any, ...]) -> Tensor:
         with torch._C._AutoDispatchBelowAutograd():
-            loss, grad_query, grad_code = torch.ops.softnce_ext.soft_info_nce.default(*arguments)
-        _keep_gradients(ctx, arguments, grad_query, grad_code)
+            loss, grad_query, grad_code = torch.ops.softnce_ext.soft_info_nce.default(
+                query, code, *others
+            )
+        ctx.save_for_backward(grad_query, grad_code)
+        ctx.needs = others[-2:]
+        ctx.dtype = query.dtype
+        ctx.others = (None,)
         return loss  # type: ignore[no-any-return]
 
     backward = staticmethod(_backward)
