@@ -173,6 +173,31 @@ SOFTNCE_INLINE Lifted<T> lift(T log_p, T log_eps, T t, T log1p_t) {
   return {(less ? log_eps : log_p) + log1p_t, (less ? t : T(1)) / (T(1) + t)};
 }
 
+// What a column j != m adds to its row's sums.
+template <typename T>
+struct WeightedTerm {
+  T log;     // y log(P + eps)
+  T target;  // y P / (P + eps)
+};
+
+// d loss / d s_j = total * P_j - target_j for j != m.
+template <typename T>
+struct WeightedResult {
+  T loss;
+  T total;
+  T top_gradient;  // d loss / d s_m
+};
+
+// `sums` over the columns j != m; `y` the target of m.
+template <typename T>
+SOFTNCE_INLINE WeightedResult<T> finish_weighted(const Peak<T>& peak, const WeightedTerm<T>& sums,
+                                                 T y, T eps) {
+  const T p = T(exp(-peak.log_z)), ratio = eps / p;
+  const T target = y / (T(1) + ratio);
+  const T log_p = T(log1p(ratio)) - peak.log_z;  // log(P_m + eps)
+  return {-(sums.log + y * log_p), sums.target + target, sums.target * p - target * peak.rest};
+}
+
 // torch.nn.BCELoss's floor under its logarithms. Where it holds there is no gradient.
 constexpr double kLogFloor = -100;
 

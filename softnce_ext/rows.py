@@ -193,54 +193,76 @@ def _counting_scores(block: Block) -> Tensor:
     return block.scores.masked_fill_(block.masked, _MINUS_INFINITY)
 
 
-def _weighted_info_nce(rule: Rule, block: Block) -> tuple[Tensor, Tensor]:
-    target = _log_shares(rule, block)[0].exp_().scatter_(1, block.positive, 1)
-    log_p = torch.log_softmax(_counting_scores(block), dim=1)
-    if rule.eps > 0:
-        log_eps = torch.full((), rule.eps, dtype=torch.float64, device=log_p.device).log()
-        log_eps = log_eps.to(log_p.dtype)
-        loss = -(target * torch.logaddexp(log_p, log_eps)).sum(dim=1, keepdim=True)
-        target = target.mul_(torch.sigmoid(log_p - log_eps))  # times P / (P + eps)
-    else:
-        log_p_of_targets = log_p.masked_fill(target == 0, 0)  # 0 * -inf = 0
-        loss = -(target * log_p_of_targets).sum(dim=1, keepdim=True)
-    return loss, log_p.exp_().mul_(target.sum(dim=1, keepdim=True)).sub_(target)
+class _Peak(NamedTuple):
+    """A row's softmax P with its largest column apart, so that 1 - P of it does not cancel."""
+
+    column: Tensor  # [R, 1], the largest
+    log_z: Tensor  # [R, 1], -log P of it
+    log_rest: Tensor  # [R, 1], log(1 - P) of it
+    rest: Tensor  # [R, 1], 1 - P of it
+    log_p: Tensor  # [R, M], log P of the others, -inf for it
+    share: Tensor  # [R, M], P / rest of the others, 0 for it
 
 
-def _bce(rule: Rule, block: Block) -> tuple[Tensor, Tensor]:
-    target = _log_shares(rule, block)[0].exp_().scatter_(1, block.positive, 1)
+def _peak(block: Block) -> _Peak:
     scores = _counting_scores(block)
-    n: Tensor | int = scores.shape[1]
-    if block.masked is not None:
-        n = n - block.masked.sum(dim=1, keepdim=True)
-    # The largest column apart, so that 1 - P does not cancel (csrc/row_math.h, Peak).
     top, column = scores.max(dim=1, keepdim=True)
     scores.scatter_(1, column, _MINUS_INFINITY)
     others = torch.logsumexp(scores, dim=1, keepdim=True)
     rest = torch.exp(others - top)
-    log_z = torch.log1p(rest) + (top - top)
-    log_rest = others - top - log_z
-    rest = rest / (1 + rest)
-    y = target.gather(1, column)
-    target.scatter_(1, column, 0)
-
+    log_z = torch.log1p(rest) + (top - top)  # NaN for an infinite score
     # A row of one column has no others: every share is 0.
     share = torch.exp(scores - torch.where(others == _MINUS_INFINITY, 0, others))
     log_p = scores.sub_(top).sub_(log_z)
-    target_above = torch.where(log_p <= _LOG_FLOOR, 0, target)
-    p = rest * share
-    log_sum = (target * log_p.clamp_(min=_LOG_FLOOR)).sum(dim=1, keepdim=True)
+    return _Peak(column, log_z, others - top - log_z, rest / (1 + rest), log_p, share)
+
+
+def _targets(rule: Rule, block: Block, peak: _Peak) -> tuple[Tensor, Tensor]:
+    """Return the targets of all but the largest column, [R, M], and its own, [R, 1]."""
+    target = _log_shares(rule, block)[0].exp_().scatter_(1, block.positive, 1)
+    y = target.gather(1, peak.column)
+    return target.scatter_(1, peak.column, 0), y
+
+
+def _weighted_info_nce(rule: Rule, block: Block) -> tuple[Tensor, Tensor]:
+    peak = _peak(block)
+    target, y = _targets(rule, block, peak)
+    log_p, p_top, y_log_top = peak.log_p, torch.exp(-peak.log_z), -y * peak.log_z
+    p = peak.share.mul_(peak.rest)
+    if rule.eps > 0:
+        log_eps = torch.full((), rule.eps, dtype=torch.float64, device=log_p.device).log()
+        log_eps = log_eps.to(log_p.dtype)
+        log_sum = (target * torch.logaddexp(log_p, log_eps)).sum(dim=1, keepdim=True)
+        target.mul_(torch.sigmoid(log_p - log_eps))  # times P / (P + eps)
+        y_log_top = y_log_top + y * torch.log1p(rule.eps / p_top)
+        y = y / (1 + rule.eps / p_top)
+    else:
+        log_sum = (target * log_p.masked_fill_(target == 0, 0)).sum(dim=1, keepdim=True)
+    total = target.sum(dim=1, keepdim=True)
+    gradient = p.mul_(total + y).sub_(target)
+    gradient.scatter_(1, peak.column, total * p_top - y * peak.rest)
+    return -(log_sum + y_log_top), gradient
+
+
+def _bce(rule: Rule, block: Block) -> tuple[Tensor, Tensor]:
+    n: Tensor | int = block.scores.shape[1]
+    if block.masked is not None:
+        n = n - block.masked.sum(dim=1, keepdim=True)
+    peak = _peak(block)
+    target, y = _targets(rule, block, peak)
+    target_above = torch.where(peak.log_p <= _LOG_FLOOR, 0, target)
+    p = peak.rest * peak.share
+    log_sum = (target * peak.log_p.clamp_(min=_LOG_FLOOR)).sum(dim=1, keepdim=True)
     log_sum = log_sum + ((1 - target) * torch.log1p(-p)).sum(dim=1, keepdim=True)
     push = (1 - target).mul_(p).div_(1 - p).sub_(target_above)
     total = push.sum(dim=1, keepdim=True)
 
-    below = log_rest <= _LOG_FLOOR
-    p_top = torch.exp(-log_z)
-    log_sum = log_sum - y * log_z + (1 - y) * log_rest.clamp(min=_LOG_FLOOR)
-    pull = torch.where(below, 0, (1 - y) * p_top)
-    slope = rest * (total - y) + pull
-    gradient = push.sub_(share.mul_(slope))
-    gradient.scatter_(1, column, pull - y * rest - p_top * total)
+    p_top = torch.exp(-peak.log_z)
+    log_sum = log_sum - y * peak.log_z + (1 - y) * peak.log_rest.clamp(min=_LOG_FLOOR)
+    pull = torch.where(peak.log_rest <= _LOG_FLOOR, 0, (1 - y) * p_top)
+    slope = peak.rest * (total - y) + pull
+    gradient = push.sub_(peak.share.mul_(slope))
+    gradient.scatter_(1, peak.column, pull - y * peak.rest - p_top * total)
     return -log_sum / n, gradient.div_(n)
 
 

@@ -69,48 +69,46 @@ Top<T> find_top(T* s, int64_t columns) {
 
 template <typename T>
 __attribute__((noinline)) T run_weighted_info_nce(const Row<T>& row, const Rule& rule) {
-  struct Sums {
-    T log;
-    T target;
-  };
+  using Term = WeightedTerm<T>;
   T *s = row.scores, *w = row.weights;
   const bool valid = fill_log_shares(row, rule).valid;
   hide_masked_scores(row);
   w[row.positive] = 0;  // log y
   const Top<T> top = find_top(s, row.columns);
   const T highest = top.score, log_z = top.peak.log_z;
+  const T y = exp_nonpositive(w[top.column]);
 
-  // y_j P_j / (P_j + eps) takes the place of log y_j.
-  Sums sums;
+  // The top column apart: with a score of -inf and no target it adds exactly 0.
+  s[top.column] = w[top.column] = -kInfinity<T>;
+  Term sums;
   if (row.eps > T(0)) {
     const T log_eps = std::log(row.eps);
-    sums = sum_pairs<Sums, T>(row.columns, [&](int64_t j) {
-      const T y = exp_nonpositive(w[j]), log_p = (s[j] - highest) - log_z;
+    sums = sum_pairs<Term, T>(row.columns, [&](int64_t j) {
+      const T target = exp_nonpositive(w[j]), log_p = (s[j] - highest) - log_z;
       const T t = exp_nonpositive(log_p < log_eps ? log_p - log_eps : log_eps - log_p);
       const Lifted<T> lifted = lift(log_p, log_eps, t, log1p_near(t));
-      w[j] = y * lifted.part;
-      return Sums{y * lifted.log, w[j]};
+      w[j] = target * lifted.part;
+      return Term{target * lifted.log, w[j]};
     });
   } else {
-    sums = sum_pairs<Sums, T>(row.columns, [&](int64_t j) {
-      const T y = exp_nonpositive(w[j]), log_p = (s[j] - highest) - log_z;
-      w[j] = y;
-      return Sums{y == T(0) ? T(0) : y * log_p, y};
+    sums = sum_pairs<Term, T>(row.columns, [&](int64_t j) {
+      const T target = exp_nonpositive(w[j]), log_p = (s[j] - highest) - log_z;
+      w[j] = target;
+      return Term{target == T(0) ? T(0) : target * log_p, target};  // 0 * -inf = 0
     });
   }
 
+  const WeightedResult<T> result = finish_weighted(top.peak, sums, y, row.eps);
   if (row.need_gradient) {
     const T factor = valid ? row.gradient_weight : kNan<T>;
-    // The positive takes minus the sum of the others, which keeps a small gradient accurate.
-    s[row.positive] = -kInfinity<T>;
-    w[row.positive] = 0;
-    const T others = sum_columns<T>(row.columns, [&](int64_t j) {
+#pragma omp simd
+    for (int64_t j = 0; j < row.columns; ++j) {
       const T p = exp_nonpositive((s[j] - highest) - log_z);
-      return s[j] = factor * (sums.target * p - w[j]);
-    });
-    s[row.positive] = -others;
+      s[j] = factor * (result.total * p - w[j]);
+    }
+    s[top.column] = factor * result.top_gradient;
   }
-  return valid ? -sums.log : kNan<T>;
+  return valid ? result.loss : kNan<T>;
 }
 
 template <typename T>
