@@ -133,7 +133,7 @@ SOFTNCE_INLINE float threshold_bound(double ratio, float positive) {
   const double product = ratio * static_cast<double>(positive);
   const float bound = static_cast<float>(product);
   return static_cast<double>(bound) < product
-             ? nextafterf(bound, std::numeric_limits<float>::infinity())
+             ? nextafterf(bound, INFINITY)  // numeric_limits' is a function of the host alone
              : bound;
 }
 
