@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from typing import Any
@@ -197,7 +198,9 @@ def check_finite(
 
     `own`: the positive's own similarity is used too.
     """
-    if torch._C._are_functorch_transforms_active() or not bool(result.detach().isnan().any()):
+    if torch._C._are_functorch_transforms_active():
+        return
+    if not (math.isnan(result.item()) if result.dim() == 0 else bool(result.detach().isnan().any())):
         return
     known = None
     if isinstance(similarity, BM25Factors):
