@@ -10,8 +10,8 @@ outputs allocated beforehand. Losses and gradients are checked before anything i
 measured is listed with the reason. Memory is what torch's allocator held at most, in a pass of its
 own. The file is written after every size. clocks.py says what the times are.
 
-`--append` adds contenders to the sizes of an existing file of the same machine and commit; ratios
-are always those of the run a contender took part in.
+`--append` adds sizes, and contenders to sizes, to a file measured on the same kind of machine at
+the same commit; ratios are always those of the run a contender took part in.
 """
 
 from __future__ import annotations
@@ -72,13 +72,15 @@ class Size:
 
     def _check(self, name: str, wanted: list[torch.Tensor]) -> str | None:
         """Hold a contender to the truth and weigh it; return why it is not to be timed."""
-        step = self.steps[name]
+        step, reason = self.steps[name], None
         try:
             errors = errors_of(step(), wanted)
             peak = clocks.peak_bytes(step, self.device)
         except Exception as error:  # whatever a compiler or a foreign package throws
-            clocks.free()
-            return clocks.first_line(error)
+            reason = clocks.first_line(error)
+        if reason is not None:
+            clocks.free()  # only now: the error's frames held the tensors
+            return reason
         if not within(self.problem, errors):
             return "differs from the truth: " + " ".join(f"{error:.1e}" for error in errors)
         self.facts[name] = {"relative_error": errors}
@@ -136,7 +138,7 @@ class Steps:
     """The entries of a result file, written anew after every size."""
 
     KEY = ("rows", "dimension", "similarity", "dtype", "device", "tf32")
-    SAME = ("commit", "torch", "gpu", "processor")
+    SAME = ("commit", "torch", "gpu", "driver", "processor")
 
     def __init__(self, path: str | None, device: str, append: bool) -> None:
         self.path, self.name = path, f"loss_{device}"
@@ -146,8 +148,9 @@ class Steps:
             before, now = json.loads(file.read_text()), machine.facts()
             other = [key for key in self.SAME if before["machine"].get(key) != now[key]]
             if other:
-                raise SystemExit(f"--append: {file} was measured with another {', '.join(other)}")
-            self.results |= before["results"]
+                print(f"begun anew: {file} was measured with another {', '.join(other)}")
+            else:
+                self.results |= before["results"]
 
     def add(self, entry: dict[str, Any]) -> None:
         for old in self.results["steps"]:

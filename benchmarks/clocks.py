@@ -119,13 +119,11 @@ def event_sample(call: Call, inner: int) -> Sample:
     return sample
 
 
-_failed: list[Any] = []
+_failed: list[Any] = []  # graphs whose capture failed: torch's allocator still refers to them
 
 
 def try_capture(call: Call, calls: int) -> tuple[torch.cuda.CUDAGraph | None, str | None]:
     """Capture calls in one graph; (None, why) where they wait for the GPU or cannot be captured."""
-    if _failed:  # the allocator of a process that failed once cannot be relied on
-        return None, "an earlier capture failed in this process"
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -134,12 +132,12 @@ def try_capture(call: Call, calls: int) -> tuple[torch.cuda.CUDAGraph | None, st
         return None, first_line(error)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
+    current, side = torch.cuda.current_stream(), torch.cuda.Stream()
+    side.wait_stream(current)
     with torch.cuda.stream(side):  # warm-up on another stream, as torch asks before a capture
         for _ in range(3):
             call()
-    torch.cuda.current_stream().wait_stream(side)
+    current.wait_stream(side)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     try:
@@ -147,8 +145,9 @@ def try_capture(call: Call, calls: int) -> tuple[torch.cuda.CUDAGraph | None, st
             for _ in range(calls):
                 call()
     except Exception as error:
-        _failed.append(graph)  # kept: the allocator still refers to it
-        return None, first_line(error)
+        _failed.append(graph)
+        torch.cuda.set_stream(current)  # torch's context manager leaves the capture's one behind
+        return None, f"capture failed: {first_line(error)}"
     graph.replay()
     torch.cuda.synchronize()
     return graph, None

@@ -88,7 +88,7 @@ def loss() -> str:
             *table(head, lines),
             "",
             "Times as multiples of the matrix products alone (4 with a teacher pair, 3 without); "
-            "memory beside inputs and gradients.",
+            "memory beside inputs and gradients. No figure: the contender has no such similarity.",
             f"{last.get('dtype', 'float32')}, D = {last['dimension']}, {last['threads']} threads; "
             f"{where(data)}; `python benchmarks/bench_loss.py`.",
         ]
@@ -97,10 +97,30 @@ def loss() -> str:
 
 def loss_cuda() -> str:
     data = load("loss_cuda")
-    head = ["N = M", "similarity", "GPU time", "over the GEMMs", "over the floor", "eager"]
-    head += ["torch.compile", "max-autotune", "wall, eager", "workspace", "eager's"]
-    lines = []
+    groups: dict[str, list[dict[str, Any]]] = {}
     for entry in sorted(data["results"]["steps"], key=lambda each: each["rows"]):
+        precision = f"{entry['dtype']}{', TF32 products' * entry['tf32']}, D = Dt = "
+        groups.setdefault(f"{precision}{entry['dimension']}", []).append(entry)
+    lines = []
+    for precision, entries in groups.items():
+        lines += [f"{precision}:", "", *loss_cuda_table(entries), ""]
+    return "\n".join(
+        [
+            *lines,
+            "GPU time of the step, and what others take as multiples of it. `over the floor`: of "
+            "the products' flops or the least traffic at the GPU's measured peaks. CUDA graphs up "
+            "to N = 2048, else events. `wall`: plain Python calls. Memory beside inputs and "
+            "gradients.",
+            f"{where_cuda(data)}; `benchmarks/gpu.sh`.",
+        ]
+    )
+
+
+def loss_cuda_table(entries: list[dict[str, Any]]) -> list[str]:
+    head = ["N = M", "similarity", "GPU time", "over the GEMMs", "over the floor", "eager"]
+    head += ["torch.compile", "max-autotune", "wall, eager", "memory", "eager's memory"]
+    lines = []
+    for entry in entries:
         time_ms = entry["contenders"].get("native", {}).get("time_ms")
         cells = [str(entry["rows"]), entry["similarity"]]
         cells.append(duration(time_ms) if time_ms else cell(entry, "native", "time_ms", "f"))
@@ -113,18 +133,7 @@ def loss_cuda() -> str:
         for name in ("native", "eager"):
             cells.append(memory(cell(entry, name, "peak_mib", ".3f", "")))
         lines.append(cells)
-    last = data["results"]["steps"][-1]
-    return "\n".join(
-        [
-            *table(head, lines),
-            "",
-            "GPU time of the step, and what others take as multiples of it; `over the floor`: of "
-            "the products' flops or the least traffic at the GPU's measured peaks. CUDA graphs up "
-            "to N = 2048, else events. `wall`: plain Python calls.",
-            f"{last['dtype']}, D = Dt = {last['dimension']}; {where_cuda(data)}; "
-            "`benchmarks/gpu.sh`.",
-        ]
-    )
+    return table(head, lines)
 
 
 def duration(time_ms: float) -> str:
