@@ -7,8 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from softnce_ext import BM25Factors
+
 RULE = {"alpha": 1.5, "beta": 0.5, "temperature": 0.7}
 SIMILARITIES = ("none", "dense", "teacher")
+# The losses that need a similarity: a name, then the public function and its options.
+FAMILY: dict[str, tuple[str, dict[str, Any]]] = {
+    "soft": ("soft_info_nce", RULE),
+    "top_k": ("top_k_cancellation", {"k": 3}),
+    "threshold": ("threshold_cancellation", {"ratio": 0.6}),
+    "bce": ("bce", {"temperature": 0.7}),
+    "weighted": ("weighted_info_nce", {"temperature": 0.7}),
+    "weighted_eps": ("weighted_info_nce", {"temperature": 0.7, "eps": 1e-3}),
+    "kl": ("kl_regularized_info_nce", {"temperature": 0.7}),
+}
+KINDS = ("dense", "teacher", "factors")
 # Shapes that miss every tile and block: rows, codes, dimension.
 SHAPES = [(1, 1, 3), (2, 2, 1), (7, 9, 16), (33, 64, 17), (127, 127, 24), (257, 300, 33)]
 
@@ -23,9 +36,28 @@ def similarity(kind: str, n: int, m: int, dtype: torch.dtype = torch.float64) ->
         return None
     if kind == "dense":
         return torch.randn(n, m, dtype=torch.float64).to(dtype)
+    if kind == "factors":
+        return factors(n, m)
     return (
         torch.randn(n, 5, dtype=torch.float64).to(dtype),
         torch.randn(m, 5, dtype=torch.float64).to(dtype),
+    )
+
+
+def factors(n: int, m: int) -> BM25Factors:
+    """About every eighth code has no document, about every ninth document no text."""
+    documents, terms = m - m // 8, m // 3 + 2
+    has_text = torch.rand(documents) > 0.1
+    postings = (torch.rand(terms, documents) < 0.4) & has_text
+    queries = torch.rand(n, terms) < 0.4
+    return BM25Factors(
+        torch.nn.functional.pad(queries.sum(1).cumsum(0), (1, 0)),
+        queries.nonzero()[:, 1].int(),
+        torch.randint(1, 4, (int(queries.sum()),)).float(),
+        torch.nn.functional.pad(postings.sum(1).cumsum(0), (1, 0)),
+        postings.nonzero()[:, 1].int(),
+        torch.randn(int(postings.sum())),
+        has_text * torch.randint(1, 30, (documents,)),
     )
 
 
@@ -36,6 +68,8 @@ def duplicate_groups(n: int, m: int, positive_offset: int = 0) -> tuple[Tensor, 
 
 
 def as_double(value: Any) -> Any:
+    if isinstance(value, BM25Factors):  # its types are given
+        return value
     if isinstance(value, tuple):
         return tuple(as_double(part) for part in value)
     if isinstance(value, Tensor) and value.is_floating_point():
