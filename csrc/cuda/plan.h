@@ -73,8 +73,7 @@ constexpr int64_t kWarpColumns = 1024;  // beyond, one warp waits long for its o
 // Of a block's values: three such blocks share a multiprocessor of an H100, so that one reads while
 // others compute.
 constexpr int64_t kSpanBytes = 64 * 1024;
-// A thread's vectors at least, before a block takes more threads.
-constexpr int64_t kVectorsPerThread = 4;
+constexpr int64_t kVectorsPerThread = 4;  // before a block takes more threads
 
 // Rows of `columns` elements of `element_bytes`, worked on in `arrays` arrays.
 static inline RowPlan plan_rows(Family family, int64_t columns, int64_t element_bytes,
@@ -93,14 +92,15 @@ static inline RowPlan plan_rows(Family family, int64_t columns, int64_t element_
     while (cluster < kMaxCluster && !fits(cluster, kReduceBytes + kSpanBytes)) cluster *= 2;
   const bool on_chip = fits(cluster, limits.shared_bytes);
   const int64_t span = on_chip ? span_columns(columns, cluster) : columns;
+  const int64_t shared_bytes = kReduceBytes + (on_chip ? bytes_of(span) : 0);
+  // As many blocks as memory lets live beside each other have registers for 1,024 threads.
+  const int64_t together = limits.shared_bytes / shared_bytes;
+  const int most = together >= 3 ? 256 : together == 2 || !fast ? 512 : kMaxThreads;
   const int64_t vectors = span * element_bytes / 16;
-  // More than half of a multiprocessor's threads only for a block that fills it alone.
-  const bool alone = fast && on_chip && bytes_of(span) > kSpanBytes;
-  const int most = alone ? kMaxThreads : kAnyThreads;
   int threads = 2 * kWarp;
   while (threads < most && threads * kVectorsPerThread < vectors) threads *= 2;
-  if (!on_chip) return {Place::kGlobal, false, threads, 0, kReduceBytes};
-  return {Place::kBlock, fast, threads, cluster, kReduceBytes + bytes_of(span)};
+  if (!on_chip) return {Place::kGlobal, false, kAnyThreads, 0, shared_bytes};
+  return {Place::kBlock, fast, threads, cluster, shared_bytes};
 }
 
 }  // namespace softnce::cuda
