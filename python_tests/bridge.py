@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -15,6 +16,7 @@ from typing import Any
 
 import filelock
 import pybind11
+import pytest
 import torch
 
 from softnce_ext import native
@@ -106,3 +108,18 @@ def run_kernel(
     three = [[*size, 1, 1][:3] for size in sizes]
     given = {name: float(value) for name, value in numbers.items()}
     kernels().run(kernel, arrays, given, *three, cluster, shared_bytes, cooperative, *order)
+
+
+@functools.cache
+def tsan_driver() -> list[str]:
+    """Return the command of csrc/testing/tsan_driver.cpp; skip where it cannot be linked."""
+    probe = [*(native._compiler() or ()), "-fsanitize=thread", "-x", "c++", "-", "-o", "/dev/null"]
+    linked = subprocess.run(probe, input="int main() {}", capture_output=True, text=True)
+    if linked.returncode != 0:
+        pytest.skip(f"-fsanitize=thread does not link: {linked.stderr.strip().splitlines()[-1]}")
+    command = [str(build("tsan_driver") / "tsan_driver")]
+    # Its shadow memory may not fit where a system with many random bits puts the program.
+    tried = subprocess.run(command, capture_output=True, text=True)
+    if "unexpected memory mapping" in tried.stderr:
+        command = [shutil.which("setarch") or "setarch", "-R", *command]
+    return command

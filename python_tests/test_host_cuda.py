@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import shutil
 import subprocess
 import sys
 
@@ -11,7 +9,7 @@ import bridge
 import numpy as np
 import pytest
 import torch
-from bridge import ORDERS, run_kernel
+from bridge import ORDERS, run_kernel, tsan_driver
 
 FULL_WARP = np.arange(32)
 
@@ -47,10 +45,11 @@ def test_missing_syncwarp_is_found_by_some_order():
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("cluster", [1, 2, 4])
-def test_blocks_of_a_cluster_read_one_anothers_shared_memory(order, cluster):
+@pytest.mark.parametrize("kernel", ["cluster", "split_cluster"])
+def test_blocks_of_a_cluster_read_one_anothers_shared_memory(order, cluster, kernel):
     out = np.zeros((8, 48), np.int32)
     run_kernel(
-        "cluster", {"out": out}, grid=8, block=48, cluster=cluster, shared_bytes=192, order=order
+        kernel, {"out": out}, grid=8, block=48, cluster=cluster, shared_bytes=192, order=order
     )
     block = np.arange(8)
     other = block // cluster * cluster + (block + 1) % cluster
@@ -163,6 +162,10 @@ DIVERGENCES = {
     5: r"reads lane 7, which is not in it",
     6: r"a thread waits in __nanosleep for what no other thread does",
     7: r"grid_group::sync .*in a launch that is not cooperative",
+    8: r"arrives at __cluster_barrier_arrive .* and has not waited since it did",
+    9: r"waits at __cluster_barrier_wait .* and has not arrived",
+    10: r"waits at cluster_group::sync .*thread \(40, 0, 0\) has ended",
+    11: r"arrives at cluster_group::sync .*another of its cluster at cluster_group::sync",
 }
 
 
@@ -265,27 +268,11 @@ def test_fast_mathematics_is_as_good_as_cudas():
     assert (reciprocal == [0.25, 0, 0]).all()
 
 
-@functools.cache
-def tsan_driver():
-    """Build the driver; skip only where this compiler has no ThreadSanitizer to link."""
-    probe = [*bridge.native._compiler(), "-fsanitize=thread", "-x", "c++", "-", "-o", "/dev/null"]
-    linked = subprocess.run(probe, input="int main() {}", capture_output=True, text=True)
-    if linked.returncode != 0:
-        pytest.skip(f"-fsanitize=thread does not link: {linked.stderr.strip().splitlines()[-1]}")
-    command = [str(bridge.build("tsan_driver") / "tsan_driver")]
-    # Its shadow memory may not fit where a kernel with many random bits puts the program.
-    if (
-        "unexpected memory mapping"
-        in subprocess.run(command, capture_output=True, text=True).stderr
-    ):
-        command = [shutil.which("setarch") or "setarch", "-R", *command]
-    return command
-
-
 TSAN = {
     "sum": "grid=2 block=96 shared_bytes=12 in:f4:192 out:f4:2",
     "rotate": "block=64 shared_bytes=256 out:i4:64",
     "cluster": "grid=4 cluster=2 block=48 shared_bytes=192 out:i4:192",
+    "split_cluster": "grid=4 cluster=2 block=48 shared_bytes=192 out:i4:192",
     "grid": "grid=4 cooperative=1 block=32 scratch:i4:4 out:i4:4",
     "last_block": "grid=4 cooperative=1 block=32 scratch:i4:4 out:i4:1 counter:i4:1",
     "flag": "grid=2 cooperative=1 block=32 flag:i4:1 out:i4:1",

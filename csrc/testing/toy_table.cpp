@@ -89,6 +89,10 @@ void add_toy_kernels(KernelTable& table) {
   table["expf"] = map<float, float, toy::fast_exp>;
   table["logf"] = map<float, float, toy::fast_log>;
   table["reciprocal"] = map<float, float, toy::fast_reciprocal>;
+  table["split_cluster"] = [](const KernelArguments& a) {
+    int* const out = a.array<int>("out");
+    launch(a.launch, [&] { toy::split_cluster_kernel(out); });
+  };
   table["vote"] = [](const KernelArguments& a) {
     const int* const in = a.array<int>("in");
     int* const out = a.array<int>("out");

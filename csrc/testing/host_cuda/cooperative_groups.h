@@ -41,21 +41,21 @@ class cluster_group {
   static void sync(HOST_CUDA_HERE) {
     host_cuda::barrier(host_cuda::Scope::kCluster, {"cluster_group::sync", file, line});
   }
+  static void barrier_arrive(HOST_CUDA_HERE) {
+    host_cuda::cluster_arrive({"cluster_group::barrier_arrive", file, line});
+  }
+  static void barrier_wait(HOST_CUDA_HERE) {
+    host_cuda::cluster_wait({"cluster_group::barrier_wait", file, line});
+  }
   static unsigned num_blocks() { return host_cuda::self->cluster_blocks; }
   static unsigned block_rank() { return host_cuda::self->cluster_rank; }
   static unsigned num_threads() { return num_blocks() * thread_block::num_threads(); }
   static unsigned thread_rank() {
     return block_rank() * thread_block::num_threads() + thread_block::thread_rank();
   }
-  // The same variable in the shared memory of block `rank`. That block must have started (a
-  // cluster's sync stands before) and not have ended (and one after): both are checked.
   template <typename T>
   static T* map_shared_rank(T* variable, unsigned rank) {
-    const auto* at = reinterpret_cast<const unsigned char*>(variable);
-    const unsigned char* own = host_cuda::self->shared;
-    if (at < own || at >= own + host_cuda::shared_bytes())
-      host_cuda::fail("map_shared_rank of an address that is not in its own shared memory");
-    return reinterpret_cast<T*>(host_cuda::shared_of(rank) + (at - own));
+    return static_cast<T*>(__cluster_map_shared_rank(variable, rank));
   }
 };
 static inline cluster_group this_cluster() { return {}; }

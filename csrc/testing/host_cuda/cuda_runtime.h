@@ -57,6 +57,23 @@ static inline int __syncthreads_and(int predicate, HOST_CUDA_HERE) {
 static inline void __syncwarp(unsigned mask = 0xffffffffu, HOST_CUDA_HERE) {
   host_cuda::warp_collective(host_cuda::WarpOp::kSync, {"__syncwarp", file, line}, mask);
 }
+static inline void __cluster_barrier_arrive(HOST_CUDA_HERE) {
+  host_cuda::cluster_arrive({"__cluster_barrier_arrive", file, line});
+}
+static inline void __cluster_barrier_wait(HOST_CUDA_HERE) {
+  host_cuda::cluster_wait({"__cluster_barrier_wait", file, line});
+}
+static inline unsigned __clusterRelativeBlockRank() { return host_cuda::self->cluster_rank; }
+static inline unsigned __clusterSizeInBlocks() { return host_cuda::self->cluster_blocks; }
+// The same variable in the shared memory of block `rank`. That block must have started (a barrier
+// of the cluster stands before) and not have ended (and one after): an access finds out.
+static inline void* __cluster_map_shared_rank(const void* variable, unsigned rank) {
+  const auto* at = static_cast<const unsigned char*>(variable);
+  const unsigned char* own = host_cuda::self->shared;
+  if (at < own || at >= own + host_cuda::shared_bytes())
+    host_cuda::fail("maps an address that is not in its own shared memory");
+  return host_cuda::shared_of(rank) + (at - own);
+}
 static inline void __threadfence() { host_cuda::fence(); }
 static inline void __threadfence_block() { host_cuda::fence(); }
 static inline void __nanosleep(unsigned) { host_cuda::yield(); }

@@ -39,6 +39,10 @@ enum class Scope { kBlock, kCluster, kGrid };
 // Waits for all threads of the scope; returns the sum of the block's predicates.
 int barrier(Scope scope, Call call, int predicate = 0);
 
+// The cluster's barrier in two parts: what lies between them is not waited for.
+void cluster_arrive(Call call);
+void cluster_wait(Call call);
+
 enum class WarpOp { kSync, kExchange, kBallot };
 
 // Waits for all lanes of the mask. kExchange: the value of lane `source`; kBallot: one bit for each

@@ -6,6 +6,7 @@
 //
 // A thread that fails (fail, a fault, undefined behaviour) suspends for ever: its destructors do
 // not run, and the launch throws.
+#include <cstring>
 #include <memory>
 #include <numeric>
 #include <vector>
@@ -28,12 +29,21 @@ constexpr unsigned kMaxIdleRounds = 100 * 1000;  // in which a thread sleeps
 
 enum class State { kReady, kYield, kWarp, kBlock, kCluster, kGrid, kDone };
 
+struct Cluster {
+  uint64_t phase = 0;  // how many barriers are over
+  unsigned arrived = 0;
+  Call call{};  // of the first to arrive
+};
+
 struct Thread : ThreadView {
   State state = State::kReady;
   Call call{};
   WarpOp op{};
   unsigned mask = 0, source = 0;
   uint64_t value = 0;
+  Cluster* cluster = nullptr;
+  uint64_t arrivals = 0;  // at the cluster's barriers
+  bool must_wait = false;
   Fiber fiber;
 };
 
@@ -63,9 +73,11 @@ std::string place(const Call& call) {
          std::to_string(call.line) + ")";
 }
 
+// One place has one name; but a header's may have a copy in each file that includes it.
+bool same(const char* a, const char* b) { return a == b || strcmp(a, b) == 0; }
+
 bool same(const Call& a, const Call& b) {
-  return a.line == b.line && std::string_view(a.name) == b.name &&
-         std::string_view(a.file) == b.file;
+  return a.line == b.line && same(a.name, b.name) && same(a.file, b.file);
 }
 
 bool meet(const Thread& a, const Thread& b) {
@@ -132,6 +144,7 @@ class Scheduler {
   void run_thread(Block& block, Thread& thread);
   bool release_warp(Block& block, unsigned first);
   bool release(unsigned first_slot, unsigned slots, State waiting);
+  bool release_cluster(unsigned first_slot);
   bool wake_yielded();
   std::string stuck() const;
 
@@ -140,6 +153,7 @@ class Scheduler {
   const void* const argument_;
   uint64_t random_;
   std::vector<std::unique_ptr<Block>> live_;
+  std::vector<Cluster> clusters_;
   Thread* current_ = nullptr;
   unsigned current_block_ = 0;  // its slot in live_
   std::string failure_;
@@ -181,6 +195,7 @@ void Scheduler::run() {
       name += " of its cluster's block " + std::to_string(slot % shape_.cluster);
     live_.push_back(std::make_unique<Block>(name, shape_));
   }
+  clusters_.resize(live / shape_.cluster);
   const FaultHandlers handlers;
   in_order(blocks / live, [&](unsigned set) {
     for (unsigned slot = 0; slot < live; ++slot) start_block(slot, set * live + slot);
@@ -197,6 +212,8 @@ void Scheduler::start_block(unsigned slot, uint64_t index) {
   if (shape_.cluster > 1) block.shared.allow(false);
   block.has_started = false;
   block.running = block.size;
+  Cluster& cluster = clusters_[slot / shape_.cluster];
+  cluster = {};
   for (unsigned i = 0; i < block.size; ++i) {
     Thread& thread = block.threads[i];
     thread.thread_idx = {i % size.x, i / size.x % size.y, i / size.x / size.y};
@@ -210,6 +227,9 @@ void Scheduler::start_block(unsigned slot, uint64_t index) {
     thread.cluster_blocks = shape_.cluster;
     thread.shared = block.shared.data();
     thread.state = State::kReady;
+    thread.cluster = &cluster;
+    thread.arrivals = 0;
+    thread.must_wait = false;
     thread.fiber = Fiber();
   }
 }
@@ -229,7 +249,7 @@ void Scheduler::run_live() {
 void Scheduler::run_cluster(unsigned first) {
   do {
     in_order(shape_.cluster, [&](unsigned i) { run_block(first + i); });
-  } while (release(first, shape_.cluster, State::kCluster));
+  } while (release_cluster(first));
 }
 
 void Scheduler::run_block(unsigned slot) {
@@ -339,6 +359,20 @@ bool Scheduler::release(unsigned first_slot, unsigned slots, State waiting) {
   return true;
 }
 
+// Lets those go whose cluster barrier is over: all its threads have arrived.
+bool Scheduler::release_cluster(unsigned first_slot) {
+  bool released = false;
+  for (unsigned slot = first_slot; slot < first_slot + shape_.cluster; ++slot) {
+    for (unsigned i = 0; i < live_[slot]->size; ++i) {
+      Thread& thread = live_[slot]->threads[i];
+      if (thread.state != State::kCluster || thread.arrivals > thread.cluster->phase) continue;
+      thread.state = State::kReady;
+      released = true;
+    }
+  }
+  return released;
+}
+
 bool Scheduler::wake_yielded() {
   bool woken = false;
   for (const auto& block : live_) {
@@ -369,7 +403,8 @@ std::string Scheduler::stuck() const {
             if (scope == State::kWarp &&
                 (j / kWarp != i / kWarp || (thread.mask >> j % kWarp & 1) == 0))
               continue;
-            if (!meet(thread, other.threads[j]))
+            if (scope == State::kCluster ? other.threads[j].arrivals < thread.arrivals
+                                         : !meet(thread, other.threads[j]))
               return name(thread) + " " + state(thread) + ", but " + name(other.threads[j]) + " " +
                      state(other.threads[j]);
           }
@@ -409,11 +444,37 @@ int barrier(Scope scope, Call call, int predicate) {
   thread.mask = 0;
   if (scope == Scope::kGrid && !Scheduler::active->shape().cooperative)
     fail(place(call) + " in a launch that is not cooperative");
-  wait(scope == Scope::kBlock     ? State::kBlock
-       : scope == Scope::kCluster ? State::kCluster
-                                  : State::kGrid,
-       call);
+  if (scope == Scope::kCluster) {
+    cluster_arrive(call);
+    cluster_wait(call);
+    return 0;
+  }
+  wait(scope == Scope::kBlock ? State::kBlock : State::kGrid, call);
   return static_cast<int>(thread.value);
+}
+
+void cluster_arrive(Call call) {
+  Thread& thread = Scheduler::active->current();
+  Cluster& cluster = *thread.cluster;
+  if (thread.must_wait) fail("arrives at " + place(call) + " and has not waited since it did");
+  if (cluster.arrived == 0)
+    cluster.call = call;
+  else if (!same(cluster.call, call))
+    fail("arrives at " + place(call) + ", but another of its cluster at " + place(cluster.call));
+  thread.must_wait = true;
+  ++thread.arrivals;
+  const dim3 size = thread.block_dim;
+  if (++cluster.arrived < thread.cluster_blocks * size.x * size.y * size.z) return;
+  cluster.arrived = 0;
+  ++cluster.phase;
+}
+
+void cluster_wait(Call call) {
+  Thread& thread = Scheduler::active->current();
+  if (!thread.must_wait) fail("waits at " + place(call) + " and has not arrived");
+  thread.must_wait = false;
+  thread.mask = 0;
+  if (thread.arrivals > thread.cluster->phase) wait(State::kCluster, call);
 }
 
 uint64_t warp_collective(WarpOp op, Call call, unsigned mask, uint64_t value, unsigned source) {

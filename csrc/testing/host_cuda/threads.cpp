@@ -85,6 +85,32 @@ class Meeting {
   uint64_t round_ = 0;
 };
 
+// A barrier whose arrival and wait are two steps.
+class SplitBarrier {
+ public:
+  uint64_t arrive(unsigned expected) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const uint64_t round = round_;
+    if (++arrived_ == expected) {
+      arrived_ = 0;
+      ++round_;
+      everybody_.notify_all();
+    }
+    return round;
+  }
+  void wait(uint64_t round) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (!everybody_.wait_for(lock, kPatience, [&] { return round_ != round; }))
+      fail("waits too long at a cluster's barrier");
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable everybody_;
+  unsigned arrived_ = 0;
+  uint64_t round_ = 0;
+};
+
 struct Warp {
   std::mutex mutex;
   std::map<unsigned, Meeting> meetings;  // of each mask
@@ -102,13 +128,14 @@ struct Running {
   const Launch* shape;
   unsigned threads;  // of a block
   std::vector<std::unique_ptr<Block>> blocks;
-  std::vector<Meeting> clusters;
+  std::vector<SplitBarrier> clusters;
   Meeting grid;
 };
 
 struct Thread : ThreadView {
   Running* running;
-  unsigned slot;  // of its block among the live ones
+  unsigned slot;           // of its block among the live ones
+  mutable uint64_t round;  // of the cluster's barrier it has arrived at
 };
 
 const Thread& current() { return *static_cast<const Thread*>(self); }
@@ -116,21 +143,34 @@ const Thread& current() { return *static_cast<const Thread*>(self); }
 }  // namespace
 
 int barrier(Scope scope, Call call, int predicate) {
+  if (scope == Scope::kCluster) {
+    cluster_arrive(call);
+    cluster_wait(call);
+    return 0;
+  }
   const Thread& thread = current();
   Running& running = *thread.running;
-  const unsigned cluster = running.shape->cluster,
-                 live = static_cast<unsigned>(running.blocks.size());
-  Meeting& meeting = scope == Scope::kBlock     ? running.blocks[thread.slot]->meeting
-                     : scope == Scope::kCluster ? running.clusters[thread.slot / cluster]
-                                                : running.grid;
-  const unsigned blocks = scope == Scope::kBlock ? 1 : scope == Scope::kCluster ? cluster : live;
+  const bool is_block = scope == Scope::kBlock;
+  Meeting& meeting = is_block ? running.blocks[thread.slot]->meeting : running.grid;
+  const unsigned blocks = is_block ? 1 : static_cast<unsigned>(running.blocks.size());
+  const unsigned place = thread.slot % blocks * running.threads + thread.thread_rank;
   int sum = 0;
   for (const uint64_t each :
-       meeting.meet(call, blocks * running.threads,
-                    thread.slot % blocks * running.threads + thread.thread_rank,
-                    static_cast<uint64_t>(predicate)))
+       meeting.meet(call, blocks * running.threads, place, static_cast<uint64_t>(predicate)))
     sum += static_cast<int>(each);
   return sum;
+}
+
+void cluster_arrive(Call) {
+  const Thread& thread = current();
+  const unsigned cluster = thread.running->shape->cluster;
+  SplitBarrier& barrier = thread.running->clusters[thread.slot / cluster];
+  thread.round = barrier.arrive(cluster * thread.running->threads);
+}
+
+void cluster_wait(Call) {
+  const Thread& thread = current();
+  thread.running->clusters[thread.slot / thread.running->shape->cluster].wait(thread.round);
 }
 
 uint64_t warp_collective(WarpOp op, Call call, unsigned mask, uint64_t value, unsigned source) {
@@ -181,7 +221,7 @@ void launch(const Launch& shape, void (*kernel)(const void*), const void* argume
   const unsigned blocks = grid.x * grid.y * grid.z, count = size.x * size.y * size.z;
   const unsigned live = shape.cooperative ? blocks : shape.cluster;
   for (unsigned first = 0; first < blocks; first += live) {
-    Running running{&shape, count, {}, std::vector<Meeting>(live / shape.cluster), {}};
+    Running running{&shape, count, {}, std::vector<SplitBarrier>(live / shape.cluster), {}};
     for (unsigned slot = 0; slot < live; ++slot)
       running.blocks.push_back(std::make_unique<Block>(shape, count));
     std::vector<Thread> views(live * count);

@@ -92,6 +92,22 @@ __global__ void cluster_kernel(int* out) {
   if (kLastSync) cluster.sync();
 }
 
+// The same with a barrier in two parts, and a block's barrier between them.
+__global__ inline void split_cluster_kernel(int* out) {
+  SOFTNCE_SHARED_MEMORY(memory);
+  auto* const values = reinterpret_cast<int*>(memory);
+  values[threadIdx.x] = static_cast<int>(blockIdx.x * 1000 + threadIdx.x);
+  __cluster_barrier_arrive();
+  __syncthreads();
+  const int own = values[(threadIdx.x + 1) % blockDim.x];
+  __cluster_barrier_wait();
+  const unsigned next = (__clusterRelativeBlockRank() + 1) % __clusterSizeInBlocks();
+  const int other = static_cast<const int*>(__cluster_map_shared_rank(values, next))[threadIdx.x];
+  __cluster_barrier_arrive();
+  out[blockIdx.x * blockDim.x + threadIdx.x] = other + own - values[(threadIdx.x + 1) % blockDim.x];
+  __cluster_barrier_wait();
+}
+
 // out[block] = sum over all blocks of what they wrote before the grid's barrier.
 template <bool kSync>
 __global__ void grid_kernel(int* scratch, int* out) {
@@ -123,7 +139,11 @@ enum class Divergence {
   kMask,
   kAbsentLane,
   kSpin,
-  kGridSync
+  kGridSync,
+  kArriveTwice,
+  kWaitFirst,
+  kClusterExit,
+  kClusterOther
 };
 
 // Threads that do not meet where CUDA demands it.
@@ -162,6 +182,22 @@ __global__ inline void divergent_kernel(Divergence kind) {
       return;
     case Divergence::kGridSync:
       cg::this_grid().sync();
+      return;
+    case Divergence::kArriveTwice:
+      __cluster_barrier_arrive();
+      __cluster_barrier_arrive();
+      return;
+    case Divergence::kWaitFirst:
+      __cluster_barrier_wait();
+      return;
+    case Divergence::kClusterExit:
+      if (first) cg::this_cluster().sync();
+      return;
+    case Divergence::kClusterOther:
+      if (first)
+        cg::this_cluster().sync();
+      else
+        cg::this_cluster().sync();
       return;
   }
 }
