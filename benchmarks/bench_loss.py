@@ -172,7 +172,7 @@ class Steps:
 def slow(
     seen: dict[tuple[str, str], tuple[int, float]], kind: str, rows: int, limit: float
 ) -> dict[str, str]:
-    """Return who would take longer than `limit` seconds a step, from the last size's time."""
+    """Return who would take longer than `limit` seconds a step, told from the largest size seen."""
     found = {}
     for (other, name), (last, seconds) in seen.items():
         guess = seconds * (rows / last) ** 2
@@ -234,7 +234,9 @@ def main() -> int:
                 size.run(args.repeats, args.budget, args.graph_rows)
                 entry |= {"contenders": size.facts, "absent": size.absent}
                 entry["floor_ms"] = floor_ms(problem)
-                seen |= {(kind, n): (rows, f["time_ms"] / 1e3) for n, f in size.facts.items()}
+                for name, facts in size.facts.items():
+                    last = seen.get((kind, name), (0, 0.0))
+                    seen[kind, name] = max(last, (rows, facts["time_ms"] / 1e3))
                 del problem, size
             except torch.OutOfMemoryError as error:  # not even the inputs and the truth fit
                 entry["absent"] = dict.fromkeys(names, clocks.first_line(error))

@@ -104,7 +104,7 @@ stage_sanitize() {
 }
 
 bench_loss() {
-  local sizes=(--budget 3 --repeats 11)
+  local sizes=(--budget 3 --repeats 11 --limit 3)
   if [ "$device" = cpu ]; then sizes=(--budget 1 --repeats 3 --dimension 64); fi
   "$python" benchmarks/bench_loss.py --device "$device" --json "$out/loss_$device.json" "${sizes[@]}" "$@"
 }

@@ -49,8 +49,8 @@ def cell(entry: dict[str, Any], name: str, key: str, form: str, suffix: str = " 
 
 
 def table(head: list[str], lines: list[list[str]]) -> list[str]:
-    ruled = [head, ["---"] * len(head), *lines]
-    return [f"| {' | '.join(cells)} |" for cells in ruled]
+    rows = [f"| {' | '.join(cells)} |" for cells in (head, *lines)]
+    return [rows[0], "|---" * len(head) + "|", *rows[1:]]
 
 
 def memory(mib: str) -> str:
