@@ -42,15 +42,14 @@ void KernelArguments::check() const {
     if (const std::string damage = array.memory->damage(); !damage.empty()) throw Error(damage);
 }
 
+KernelTable& kernel_table() {
+  static KernelTable table;
+  return table;
+}
+
 void run_kernel(const std::string& name, const KernelArguments& arguments) {
-  static const KernelTable table = [] {
-    KernelTable all;
-    add_toy_kernels(all);
-    add_row_kernels(all);
-    return all;
-  }();
-  const auto found = table.find(name);
-  if (found == table.end()) throw Error("there is no kernel " + name);
+  const auto found = kernel_table().find(name);
+  if (found == kernel_table().end()) throw Error("there is no kernel " + name);
   found->second(arguments);
   arguments.check();
 }

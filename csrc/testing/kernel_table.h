@@ -48,8 +48,8 @@ class KernelArguments {
 
 using KernelTable = std::map<std::string, void (*)(const KernelArguments&)>;
 
-void add_toy_kernels(KernelTable& table);
-void add_row_kernels(KernelTable& table);
+// Of the files that are linked: each adds its kernels before main.
+KernelTable& kernel_table();
 
 void run_kernel(const std::string& name, const KernelArguments& arguments);
 
