@@ -6,42 +6,35 @@
 
 #include <cuda_runtime.h>
 
-#ifndef __CUDACC__
-#include <cooperative_groups.h>  // the host's (csrc/testing/host_cuda)
-#endif
-
 namespace softnce::cuda {
+
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 
 // A barrier of all threads of the cluster, for shared memory of any of its blocks too.
 __device__ __forceinline__ void cluster_sync() {
-#ifndef __CUDACC__
-  cooperative_groups::this_cluster().sync();
-#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   __cluster_barrier_arrive();
   __cluster_barrier_wait();
-#endif
 }
 
 __device__ __forceinline__ int cluster_rank() {
-#ifndef __CUDACC__
-  return static_cast<int>(cooperative_groups::this_cluster().block_rank());
-#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   return static_cast<int>(__clusterRelativeBlockRank());
-#else
-  return 0;
-#endif
 }
 
 // The same variable in the shared memory of block `rank`.
 template <typename V>
 __device__ __forceinline__ V* shared_of(V* variable, int rank) {
-#ifndef __CUDACC__
-  return cooperative_groups::this_cluster().map_shared_rank(variable, static_cast<unsigned>(rank));
-#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   return static_cast<V*>(__cluster_map_shared_rank(variable, static_cast<unsigned>(rank)));
-#else
-  return rank == 0 ? variable : nullptr;
-#endif
 }
+
+#else
+
+__device__ __forceinline__ void cluster_sync() {}
+__device__ __forceinline__ int cluster_rank() { return 0; }
+template <typename V>
+__device__ __forceinline__ V* shared_of(V* variable, int) {
+  return variable;
+}
+
+#endif
 
 }  // namespace softnce::cuda

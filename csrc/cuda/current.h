@@ -11,27 +11,29 @@ namespace softnce::cuda {
 // While it lives, the inputs' device is the current one, for torch and for this library.
 class Current {
  public:
-  explicit Current(const Tensor& like) : guard_(like.get_device_index()) {
-    const int device = like.get_device_index();
+  explicit Current(const Tensor& like)
+      : device_(like.get_device_index()), guard_(like.get_device_index()) {
     // This library carries a CUDA runtime of its own, and a runtime its own current device.
-    STD_CUDA_CHECK(cudaSetDevice(device));
+    STD_CUDA_CHECK(cudaSetDevice(device_));
     void* stream = nullptr;
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
-    limits_.shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    limits_.clusters = attribute(cudaDevAttrComputeCapabilityMajor, device) >= 9;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_, &stream));
+    limits_.shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+    limits_.clusters = attribute(cudaDevAttrComputeCapabilityMajor) >= 9;
     stream_ = {static_cast<cudaStream_t>(stream), limits_.shared_bytes};
   }
 
+  int device() const { return device_; }
   const Limits& limits() const { return limits_; }
   const Stream& stream() const { return stream_; }
 
- private:
-  static int attribute(cudaDeviceAttr name, int device) {
+  int attribute(cudaDeviceAttr name) const {
     int value = 0;
-    STD_CUDA_CHECK(cudaDeviceGetAttribute(&value, name, device));
+    STD_CUDA_CHECK(cudaDeviceGetAttribute(&value, name, device_));
     return value;
   }
 
+ private:
+  int device_;
   torch::stable::accelerator::DeviceGuard guard_;
   Limits limits_;
   Stream stream_;

@@ -18,14 +18,19 @@ struct Shape {
   bool cooperative = false;  // all blocks live at once
 };
 
+// Always the same value, since another thread may be about to launch with more.
+template <typename Kernel>
+cudaError_t allow_shared_bytes(Kernel* kernel, const Stream& stream) {
+  return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                              cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              static_cast<int>(stream.shared_bytes));
+}
+
 template <typename... Parameters>
 cudaError_t launch(void (*kernel)(Parameters...), const Shape& shape, const Stream& stream,
                    std::common_type_t<Parameters>... arguments) {
   if (shape.shared_bytes > kUnaskedSharedBytes) {
-    // Always the same value, since another thread may be about to launch with more.
-    const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                                   cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                   static_cast<int>(stream.shared_bytes));
+    const cudaError_t error = allow_shared_bytes(kernel, stream);
     if (error != cudaSuccess) return error;
   }
   cudaLaunchAttribute attributes[2];

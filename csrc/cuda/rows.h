@@ -6,8 +6,7 @@
 
 #include <cuda_runtime_api.h>
 
-#include "plan.h"
-#include "row_block.h"
+#include "fused_step.h"
 
 namespace softnce::cuda {
 
@@ -27,6 +26,16 @@ cudaError_t launch_total(const float* loss, int64_t rows, double weight, float* 
                          const Stream& stream);
 cudaError_t launch_total(const double* loss, int64_t rows, double weight, double* total,
                          const Stream& stream);
+
+// The whole step of a small batch. V, the type of the inputs: __nv_bfloat16, __half or float.
+
+// How many blocks of the kernel one multiprocessor holds at once.
+template <typename V>
+cudaError_t fused_blocks(int64_t columns, const Stream& stream, int* blocks);
+
+// `blocks`: the most that are live at once.
+template <typename V>
+cudaError_t launch_fused_step(FusedStep step, int64_t blocks, const Stream& stream);
 
 // What launch_rows passes on to the file of the family.
 cudaError_t launch_soft_rows(const RowBlock<float>&, const RowPlan&, const Stream&);

@@ -6,13 +6,15 @@
 //   row kernel: loss rows, and G = d loss / d scores in place of scores, in the operands' type
 //   grad_query_block = alpha * G @ code;   grad_code += alpha * G^T @ query_block
 //
+// A small batch takes one launch instead (small_batch.cpp).
+//
 // Never materialised: anything [N, M]. Sums are fp32 (fp64 for fp64) in the GEMMs and the row
 // kernel, double in the total; grad_code is accumulated over the blocks in fp32. Every sum has a
 // fixed order: results are bitwise repeatable. Nothing synchronises, all memory is torch's: the ops
 // run on the current stream and can be captured in a CUDA graph.
 //
 // Half operands: scale and row_weight go into alpha, so that G is p - [i = j] in [-1, 1] and not
-// p / N, which fp16 could not hold. fp16 G is moreover kept times 2^14 (p = 3e-12 is still not 0).
+// p / N, which fp16 could not hold. fp16 G is moreover kept times 2^14 (step.h).
 // A row weight of each row's own (rows_backward) has no such factor to be drawn out: bf16 has the
 // range for it; fp16, which a GradScaler's 65,536 would overflow, is converted to fp32 for that op
 // and multiplied as TF32, whose 11 significant bits are those of fp16 in the range of fp32.
@@ -20,9 +22,7 @@
 #include <optional>
 #include <tuple>
 
-#include "../arguments.h"
-#include "current.h"
-#include "matrices.h"
+#include "step.h"
 
 namespace softnce::cuda {
 namespace {
@@ -34,7 +34,6 @@ constexpr int64_t kBlockElements = int64_t{1} << 30;
 constexpr int64_t kTileRows = 128;
 // The stride of a half row in place of an fp32 one is 2 M, which cuBLAS takes as an int.
 constexpr int64_t kMaxColumns = (int64_t{1} << 30) - kPadding;
-constexpr double kHalfGain = 16384;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -80,71 +79,17 @@ Buffers allocate(const Tensor& like, const Arguments& a, ScalarType type, bool h
   }
 }
 
-// Raw similarities that are given, as the row kernel takes them: fp64 ones of fp32 rows, and any of
-// fp64 rows, are converted block by block.
-class GivenSimilarity {
- public:
-  GivenSimilarity(const Tensor& similarity, ScalarType type) : type_(type), rows_(similarity) {
-    if (rows_.stride(1) != 1) rows_ = torch::stable::contiguous(rows_);
-    const bool is_half =
-        rows_.scalar_type() == ScalarType::Half || rows_.scalar_type() == ScalarType::BFloat16;
-    if (is_half && type == ScalarType::Float) type_ = rows_.scalar_type();
-  }
-
-  template <typename T>
-  void select(RowBlock<T>& block, int64_t begin, int64_t count) {
-    if (rows_.scalar_type() == type_) {
-      block.similarity = element(rows_, begin * rows_.stride(0));
-      block.similarity_stride = rows_.stride(0);
-    } else {
-      // Freed memory is used again behind what this stream still does with it.
-      converted_ = dense(torch::stable::narrow(rows_, 0, begin, count), type_);
-      block.similarity = element(*converted_, 0);
-      block.similarity_stride = rows_.size(1);
-    }
-    block.similarity_type = storage_of(type_);
-  }
-
- private:
-  ScalarType type_;
-  Tensor rows_;
-  std::optional<Tensor> converted_;
-};
-
-struct Outputs {
-  Tensor loss;        // [N]
-  Tensor grad_query;  // [N, D] or empty
-  Tensor grad_code;   // [M, D] or empty
-};
-
-// What every row of every block has in common.
+// The block loop.
 template <typename T>
-RowBlock<T> common_rows(const Arguments& a) {
-  RowBlock<T> block{};
-  block.columns = static_cast<int32_t>(a.columns());
-  block.stride = padded(a.columns());
-  block.rule = a.rule;
-  block.line = weight_line<T>(a.rule, a.columns() - 1);
-  block.inverse_temperature = inverse_temperature<T>(a.rule);
-  block.similarity_exponent = similarity_exponent<T>(a.rule);
-  block.eps = static_cast<T>(a.eps);
-  return block;
-}
-
-// The block loop. Row i's gradient is that of row_weight * loss_i, and of row_weights[i] * loss_i
-// where the rows have their own.
-template <typename T>
-Outputs run_blocks(const Arguments& a, const Current& current, double row_weight,
-                   const std::optional<Tensor>& row_weights, bool need_grad_query,
-                   bool need_grad_code) {
+Outputs run_blocks(const Arguments& a, const Current& current, const Wanted& wanted) {
   const ScalarType input = a.query.scalar_type(), type = accumulate_type(input);
-  const int64_t n = a.rows(), m = a.columns(), d = a.query.size(1);
+  const int64_t n = a.rows(), m = a.columns();
   STD_TORCH_CHECK(m <= kMaxColumns, "code must have at most ", kMaxColumns, " rows, got ", m);
-  const bool is_half = input == ScalarType::Half;
-  const bool tf32 = is_half && row_weights;
+  const bool tf32 = input == ScalarType::Half && wanted.row_weights;
   const ScalarType operand = tf32 ? ScalarType::Float : input;
-  const double gain = operand == ScalarType::Half ? kHalfGain : 1;
-  const double alpha = a.scale * row_weight / gain;
+  RowBlock<T> block = common_rows<T>(a, wanted, operand);
+  block.round_to_tf32 = tf32;
+  const double alpha = a.scale * wanted.row_weight / static_cast<double>(block.gain);
 
   const Tensor query = dense(a.query, operand), code = dense(a.code, operand);
   const Matrix all_code = rows_of(code, 0, m);
@@ -165,20 +110,11 @@ Outputs run_blocks(const Arguments& a, const Current& current, double row_weight
   const bool long_rows = plan.place == Place::kGlobal && a.has_similarity();
   const Buffers buffers = allocate(query, a, type, teacher_query || long_rows);
   const ScalarType gradient = gradient_type(input);
-  const bool several_blocks = buffers.rows < n;
-  const Tensor loss = torch::stable::new_empty(query, {n}, type);
-  const Tensor grad_query = torch::stable::new_empty(query, {need_grad_query ? n : 0, d}, gradient);
-  const Tensor grad_code = torch::stable::new_empty(query, {need_grad_code ? m : 0, d},
-                                                    several_blocks ? type : gradient);
+  Outputs out = new_outputs(a, wanted, buffers.rows < n ? type : gradient);
 
-  RowBlock<T> block = common_rows<T>(a);
   block.scores = buffers.scores.template mutable_data_ptr<T>();
   block.scratch = long_rows ? buffers.scratch->template mutable_data_ptr<T>() : nullptr;
-  block.gradient = storage_of(operand);
   block.code_groups = data_of<int64_t>(code_groups);
-  block.gain = static_cast<T>(gain);
-  block.need_gradient = need_grad_query || need_grad_code;
-  block.round_to_tf32 = tf32;
 
   const Blas blas;
   for (int64_t begin = 0; begin < n; begin += buffers.rows) {
@@ -200,19 +136,29 @@ Outputs run_blocks(const Arguments& a, const Current& current, double row_weight
     block.rows = count;
     block.factors = postings_of(a.factors, begin);
     block.query_groups = data_of<int64_t>(query_groups, begin);
-    block.row_weights = data_of<T>(row_weights, begin);
-    block.loss = loss.template mutable_data_ptr<T>() + begin;
+    block.row_weights = data_of<T>(wanted.row_weights, begin);
+    block.loss = out.loss.template mutable_data_ptr<T>() + begin;
     block.first_positive = begin + a.positive_offset;
     STD_CUDA_CHECK(launch_rows(block, family, plan, current.stream()));
 
     const Matrix grad_scores = gradient_of(scores, operand);
-    if (need_grad_query)
-      blas.gemm(rows_of(grad_query, begin, count), grad_scores, all_code, alpha, 0, tf32);
-    if (need_grad_code)
-      blas.gemm(rows_of(grad_code, 0, m), transpose(grad_scores), query_block, alpha,
+    if (wanted.grad_query)
+      blas.gemm(rows_of(out.grad_query, begin, count), grad_scores, all_code, alpha, 0, tf32);
+    if (wanted.grad_code)
+      blas.gemm(rows_of(out.grad_code, 0, m), transpose(grad_scores), query_block, alpha,
                 begin == 0 ? 0 : 1, tf32);
   }
-  return {loss, grad_query, as_type(grad_code, gradient)};
+  out.grad_code = as_type(out.grad_code, gradient);
+  if (out.total)
+    STD_CUDA_CHECK(launch_total(out.loss.template const_data_ptr<T>(), n, wanted.row_weight,
+                                out.total->template mutable_data_ptr<T>(), current.stream()));
+  return out;
+}
+
+template <typename T>
+Outputs run_step(const Arguments& a, const Current& current, const Wanted& wanted) {
+  std::optional<Outputs> out = run_small_batch(a, current, wanted);
+  return out ? std::move(*out) : run_blocks<T>(a, current, wanted);
 }
 
 // What Ops (arguments.h) asks of a device.
@@ -221,18 +167,14 @@ struct Kernel {
   static std::tuple<Tensor, Tensor, Tensor> reduced(const Arguments& a, bool mean,
                                                     bool need_grad_query, bool need_grad_code) {
     const double row_weight = mean ? 1.0 / static_cast<double>(a.rows()) : 1.0;
-    const Current current(a.query);
-    Outputs out =
-        run_blocks<T>(a, current, row_weight, std::nullopt, need_grad_query, need_grad_code);
-    Tensor loss = torch::stable::new_empty(out.loss, {});
-    STD_CUDA_CHECK(launch_total(out.loss.const_data_ptr<T>(), a.rows(), row_weight,
-                                loss.mutable_data_ptr<T>(), current.stream()));
-    return {loss, out.grad_query, out.grad_code};
+    Outputs out = run_step<T>(a, Current(a.query),
+                              {row_weight, std::nullopt, need_grad_query, need_grad_code, true});
+    return {*out.total, out.grad_query, out.grad_code};
   }
 
   template <typename T>
   static Tensor rows(const Arguments& a) {
-    return run_blocks<T>(a, Current(a.query), 1, std::nullopt, false, false).loss;
+    return run_step<T>(a, Current(a.query), {1, std::nullopt, false, false, false}).loss;
   }
 
   template <typename T>
@@ -240,7 +182,7 @@ struct Kernel {
                                                   bool need_grad_query, bool need_grad_code) {
     const Current current(a.query);
     const Tensor row_weights = dense(grad_loss, accumulate_type(a.query.scalar_type()));
-    Outputs out = run_blocks<T>(a, current, 1, row_weights, need_grad_query, need_grad_code);
+    Outputs out = run_step<T>(a, current, {1, row_weights, need_grad_query, need_grad_code, false});
     return {out.grad_query, out.grad_code};
   }
 };
