@@ -2,17 +2,16 @@
 // gradients. What the composed path (soft_info_nce.cpp) does in five launches, with the same row
 // code; the launches' gaps would be most of the time.
 //
-//   A  tiles of scores = scale * query @ code^T, and of teacher_query @ teacher_code^T   [N, M]
-//   fp32
+//   A  tiles of scores = scale * query @ code^T, and of the teacher's products, [N, M] fp32
 //   -- all blocks meet
 //   B  a warp a row: loss, and G = d loss / d scores in place of the scores, in the inputs' type
 //   -- all blocks meet
 //   C  tiles of grad_query = alpha * G @ code and grad_code = alpha * G^T @ query, and the loss
 //
-// [N, M] exists here, in memory that L2 holds: N and M are small. Sums are fp32, of the total
-// double; nothing is added by atomics, so results are bitwise repeatable. A tile is as large as
-// still gives every block one: at N = 64 a warp's part of it is 16 x 16, and the 8 warps of a block
-// split k.
+// [N, M] exists here, in memory that L2 holds: N and M are small. For all losses but those with
+// soft targets. Sums are fp32, of the total double; nothing is added by atomics, so results are
+// bitwise repeatable. A tile is as large as still gives every block one: at N = 64 a warp's part of
+// it is 16 x 16, and the 8 warps of a block split k.
 #pragma once
 
 // Without what only its reductions and cuda::atomic need, the header costs a quarter to compile.
@@ -106,8 +105,12 @@ __device__ __forceinline__ void run_rows(const FusedStep& step, unsigned char* s
   // Neighbouring rows go to different blocks: few rows should have a multiprocessor each.
 #pragma unroll 1
   for (int64_t row = blockIdx.x + static_cast<int64_t>(warp) * gridDim.x; row < b.rows;
-       row += static_cast<int64_t>(kProductWarps) * gridDim.x)
-    run_soft_info_nce(Row<Warp, float, true>(group, b, row, values));
+       row += static_cast<int64_t>(kProductWarps) * gridDim.x) {
+    if (step.common)
+      run_soft_info_nce(Row<Warp, float, true>(group, b, row, values));
+    else
+      run_cancellation(Row<Warp, float, false>(group, b, row, values));
+  }
 }
 
 template <typename V, class Product>

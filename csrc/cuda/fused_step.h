@@ -8,6 +8,7 @@
 namespace softnce::cuda {
 
 struct FusedStep {
+  bool common;           // Family::kSoft, else Family::kCancellation
   RowBlock<float> rows;  // all N; scores are memory to work in
   float* products;       // [N, stride] or null: where the teacher's go, which is rows.similarity
   const void* query;     // [N, D], of one type with the next three

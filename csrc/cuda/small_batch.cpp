@@ -1,10 +1,9 @@
 // The step of a small batch by one cooperative launch (fused_step.cuh): whether to take it, and its
 // arguments.
 //
-// It is not taken for fp64, for losses other than InfoNCE and Soft-InfoNCE over dense similarities
-// or teachers, where sizes or addresses do not allow 16-byte reads, on request (block_rows is
-// given, or the environment has SOFTNCE_FUSED_STEP=0, for comparisons), or where the GPU cannot
-// hold all blocks at once.
+// It is not taken for fp64, for the losses with soft targets, where sizes or addresses do not allow
+// 16-byte reads, on request (block_rows is given, or the environment has SOFTNCE_FUSED_STEP=0, for
+// comparisons), or where the GPU cannot hold all blocks at once.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -45,9 +44,7 @@ bool is_small(const Arguments& a) {
   return a.rows() * a.columns() <= most / std::max<int64_t>(a.query.size(1), 1);
 }
 
-bool is_common(const Arguments& a) {
-  return family_of(a.rule.objective, a.factors.has_value()) == Family::kSoft;
-}
+Family family(const Arguments& a) { return family_of(a.rule.objective, a.factors.has_value()); }
 
 // The blocks that are live at once, 0 where the GPU has no cooperative launch. Asked once for each
 // GPU and type.
@@ -88,6 +85,7 @@ std::optional<Outputs> run(const Arguments& a, const Current& current, const Wan
   const int64_t n = a.rows(), stride = padded(a.columns());
   const Tensor scores = torch::stable::new_empty(query, {n, stride}, ScalarType::Float);
   FusedStep step{};
+  step.common = family(a) == Family::kSoft;
   step.rows = common_rows<float>(a, wanted, input);
   step.rows.rows = n;
   step.rows.scores = scores.mutable_data_ptr<float>();
@@ -106,6 +104,7 @@ std::optional<Outputs> run(const Arguments& a, const Current& current, const Wan
     similarity.emplace(*a.similarity, ScalarType::Float);
     similarity->select(step.rows, 0, n);
   }
+  step.rows.factors = postings_of(a.factors, 0);
   step.rows.query_groups = data_of<int64_t>(query_groups);
   step.rows.code_groups = data_of<int64_t>(code_groups);
   step.rows.row_weights = data_of<float>(wanted.row_weights);
@@ -134,7 +133,7 @@ std::optional<Outputs> run(const Arguments& a, const Current& current, const Wan
 
 std::optional<Outputs> run_small_batch(const Arguments& a, const Current& current,
                                        const Wanted& wanted) {
-  if (is_forbidden() || !is_common(a) || !is_small(a)) return std::nullopt;
+  if (is_forbidden() || family(a) == Family::kTargets || !is_small(a)) return std::nullopt;
   switch (a.query.scalar_type()) {
     case ScalarType::BFloat16:
       return run<__nv_bfloat16>(a, current, wanted);
