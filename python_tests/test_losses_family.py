@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 
@@ -41,23 +42,26 @@ def truth(name, query, code, similarity, **options):
 @pytest.mark.parametrize("name", FAMILY)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("grouped", [False, True])
-def test_losses_and_gradients_equal_the_reference_in_float64(impl, name, kind, grouped):
+def test_losses_and_gradients_equal_the_reference_in_float64(
+    impl, name, kind, grouped, monkeypatch
+):
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 100)  # the last shape takes three
+    reductions = itertools.cycle(("mean", "sum", "none"))
     for n, m, d in SHAPES:
         offset = (m - n) // 2
         query, code = problems.embeddings(n, m, d)
         similarity = problems.similarity(kind, n, m)
-        for reduction in ("mean", "sum", "none"):
-            options = {
-                "scale": 1.3,
-                "positive_offset": offset,
-                "groups": problems.duplicate_groups(n, m, offset) if grouped else None,
-                "reduction": reduction,
-            }
-            got = run(name, impl, query, code, similarity, **options)
-            wanted = truth(name, query, code, similarity, **options)
-            for part, expected in zip(got, wanted, strict=True):
-                assert part.dtype == torch.float64
-                assert torch.allclose(part, expected, rtol=1e-10, atol=1e-12), (n, m, reduction)
+        options = {
+            "scale": 1.3,
+            "positive_offset": offset,
+            "groups": problems.duplicate_groups(n, m, offset) if grouped else None,
+            "reduction": next(reductions),
+        }
+        got = run(name, impl, query, code, similarity, **options)
+        wanted = truth(name, query, code, similarity, **options)
+        for part, expected in zip(got, wanted, strict=True):
+            assert part.dtype == torch.float64
+            assert torch.allclose(part, expected, rtol=1e-10, atol=1e-12), (n, m)
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -100,7 +104,7 @@ def test_first_and_second_derivative_in_float64(impl, name, reduction):
 
     assert torch.autograd.gradcheck(loss, (query, code))
     if impl == "torch":
-        assert torch.autograd.gradgradcheck(loss, (query, code))
+        assert torch.autograd.gradgradcheck(loss, (query, code), fast_mode=True)
 
 
 @pytest.mark.parametrize("name", FAMILY)
@@ -113,18 +117,20 @@ def test_functorch_falls_back_to_torch(name):
         assert torch.allclose(got, wanted, rtol=1e-10, atol=1e-12)
 
 
+KIND_TO_COMPILE = {"threshold": "dense", "weighted": "teacher"}
+
+
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("name", FAMILY)
 def test_compiles_without_a_graph_break_and_once_for_new_sizes(impl, name):
     def loss(query, code, similarity):
         return plainly(name, query, code, similarity, impl)
 
-    for kind in ("factors",) if name != "soft" else KINDS:
-        batches = []
-        for n in (8, 12, 20, 33):
-            similarity = problems.similarity(kind, n, n + 4, torch.float32)
-            batches.append((*problems.embeddings(n, n + 4, 8, torch.float32), similarity))
-        assert graphs_of(loss, *batches) <= 2
+    batches = []
+    for n in (8, 12, 20):
+        similarity = problems.similarity(KIND_TO_COMPILE.get(name, "factors"), n, n + 4)
+        batches.append((*problems.embeddings(n, n + 4, 8), similarity))
+    assert graphs_of(loss, *batches) <= 2
 
 
 def plainly(name, query, code, similarity, impl):
@@ -253,15 +259,16 @@ def test_top_k_drops_the_lower_column_of_equals(impl):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_threshold_is_strict_to_the_last_bit(impl, dtype):
     query, code = (x.detach() for x in problems.embeddings(1, 4, 4, dtype))
-    own = torch.tensor(0.3, dtype=dtype)
-    bound = float(own) * 0.7
-    at = torch.tensor(bound, dtype=dtype)
     zero = torch.zeros((), dtype=dtype)
-    for value in (at, torch.nextafter(at, zero), torch.nextafter(at, own)):
-        z = torch.stack([own, value, zero, own])[None]
-        left = [0, 1, 2] if float(value) < bound else [0, 2]
-        got = sx.threshold_cancellation(query, code, z, ratio=0.7, impl=impl)
-        assert torch.allclose(got, reference.info_nce(query, code[left]), rtol=1e-6)
+    for value in (0.1, 0.2, 0.3, 0.4, 0.5):  # 0.7 times them is rounded up, down or not
+        own = torch.tensor(value, dtype=dtype)
+        bound = float(own) * 0.7
+        at = torch.tensor(bound, dtype=dtype)
+        for z_1 in (at, torch.nextafter(at, zero), torch.nextafter(at, own)):
+            z = torch.stack([own, z_1, zero, own])[None]
+            left = [0, 1, 2] if float(z_1) < bound else [0, 2]
+            got = sx.threshold_cancellation(query, code, z, ratio=0.7, impl=impl)
+            assert torch.allclose(got, reference.info_nce(query, code[left]), rtol=1e-6)
     got = sx.threshold_cancellation(
         query, code, torch.ones(1, 4, dtype=dtype), ratio=0.5, impl=impl
     )

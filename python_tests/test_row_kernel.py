@@ -102,7 +102,7 @@ def test_row_equals_the_oracle_at_every_width(isa, objective, parts, eps):
             assert np.abs(got_grad / 2 - grad).max() < allowed
 
 
-@pytest.mark.parametrize("k", [0, 1, 3, 7, 19, 39, 40])
+@pytest.mark.parametrize("k", [0, 1, 7, 19, 22, 26, 39, 40])
 def test_top_k_of_tied_and_signed_similarities(isa, k):
     # Four distinct values, both zeros among them: the lower column of equals is dropped first.
     random = np.random.default_rng(k)
