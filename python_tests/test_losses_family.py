@@ -243,7 +243,7 @@ def test_top_k_drops_the_lower_column_of_equals(impl):
         (3, [2, 3]),
         (4, [3]),
         (5, []),
-        (7, []),
+        (10**400, []),
     ]:
         got = sx.top_k_cancellation(query, code, z, k=k, impl=impl)
         kept = code[[0, *left]]

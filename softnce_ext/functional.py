@@ -131,6 +131,7 @@ def top_k_cancellation(
     Source: "Rethinking Negative Pairs in Code Search" (EMNLP 2023), section 4.4.
     """
     checks.check_count("k", k)
+    k = min(k, 2**53)  # the op takes a float
     rule = rows.Rule(rows.TOP_K, 0.0, 1.0, 1.0, 0.0, k, 0.0)
     return dispatch.loss(
         rule, query, code, similarity, scale, positive_offset, groups, reduction, impl
