@@ -13,7 +13,7 @@ import torch
 from bridge import ORDERS, run_kernel, tsan_driver
 from problems import FAMILY
 
-from softnce_ext import BM25Factors, reference
+from softnce_ext import reference
 
 OBJECTIVES = [
     "soft_info_nce",
@@ -25,21 +25,31 @@ OBJECTIVES = [
 ]
 RULE_OF = {"k": "cutoff", "ratio": "cutoff", "info_nce_weight": "beta", "kl_weight": "alpha"}
 STORAGE = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 3}
-# Who owns a row: a kernel, the threads of a block, the blocks of a row. The kernels of the common
-# losses, then those of every case. A cluster's last blocks own nothing of a short row.
+# Who owns a row: a warp, a block, a cluster of blocks; and where its values lie. The kernels of the
+# common losses, then those of every case. A cluster's last blocks own nothing of a short row.
+WARP, BLOCK, GLOBAL = range(3)
 FAST = {
-    "warp": {"kernel": "warp_row", "block": 128},
-    "block": {"kernel": "block_row", "block": 32},
-    "large_block": {"kernel": "block_row", "block": 256},
-    "pair": {"kernel": "block_row", "block": 64, "cluster": 2},
-    "cluster": {"kernel": "block_row", "block": 64, "cluster": 8},
+    "warp": {"place": WARP},
+    "block": {"place": BLOCK, "fast": True, "threads": 32, "blocks": 1},
+    "large_block": {"place": BLOCK, "fast": True, "threads": 256, "blocks": 1},
+    "pair": {"place": BLOCK, "fast": True, "threads": 64, "blocks": 2},
+    "cluster": {"place": BLOCK, "fast": True, "threads": 64, "blocks": 8},
 }
 ANY = {
-    "any_block": {"kernel": "any_row", "block": 64},
-    "any_cluster": {"kernel": "any_row", "block": 64, "cluster": 4},
-    "any_global": {"kernel": "any_row", "block": 128, "is_global": True},
+    "any_block": {"place": BLOCK, "threads": 64, "blocks": 1},
+    "any_cluster": {"place": BLOCK, "threads": 64, "blocks": 4},
+    "any_global": {"place": GLOBAL, "threads": 128},
+    "any_global_in_place": {"place": GLOBAL, "threads": 64, "in_place": True},
 }
 PLACES = FAST | ANY
+# What those that do not say otherwise are given.
+COMMON = {"fast": 0, "threads": 0, "blocks": 1, "gpu_shared_bytes": 0, "clusters": 0, "in_place": 0}
+# As plan_rows chooses on an H100, on a GPU without clusters, and where no row fits on chip.
+PLANNED = {
+    "h100": {"place": -1, "gpu_shared_bytes": 227 * 1024, "clusters": True},
+    "geforce": {"place": -1, "gpu_shared_bytes": 99 * 1024},
+    "tiny": {"place": -1, "gpu_shared_bytes": 6 * 1024},
+}
 # Below, at and above a vector, a warp's vectors, a block's.
 WIDTHS = [1, 2, 3, 7, 8, 9, 33, 130, 257, 1030]
 
@@ -58,13 +68,6 @@ def words(tensor: torch.Tensor) -> np.ndarray:
     if tensor.dtype in (torch.float16, torch.bfloat16):
         tensor = tensor.view(torch.int16)
     return tensor.numpy()
-
-
-def family_of(objective: int, has_factors: bool) -> str:
-    """Return which kernels run an objective (plan.h)."""
-    if objective >= OBJECTIVES.index("bce"):
-        return "targets"
-    return "cancellation" if objective > 0 or has_factors else "soft"
 
 
 class Problem:
@@ -131,31 +134,31 @@ class Problem:
         scores[:, :columns] = self.scores
         loss = torch.full((rows,), float("nan"), dtype=self.dtype)
         arrays = {"scores": scores, "loss": loss}
-        stored, stride = torch.float32, max(stride, columns)
-        if isinstance(self.similarity, BM25Factors):
-            arrays |= self.similarity._asdict()
-        elif self.similarity is not None:
+        where = COMMON | (PLACES | PLANNED)[place]
+        is_dense = isinstance(self.similarity, torch.Tensor)
+        where["in_place"] &= is_dense and self.similarity.dtype == self.dtype
+        if where["in_place"]:  # over the similarities, as over a teacher's products
+            stride = padded
+        elif where["place"] in (GLOBAL, -1) and (self.similarity is not None or self.groups):
+            arrays["scratch"] = torch.full((rows, padded), float("nan"), dtype=self.dtype)
+        stored, stride = self.dtype, max(stride, columns)
+        if is_dense:
             stored = self.similarity.dtype
             similarity = torch.full((rows, stride), float("nan"), dtype=stored)
             similarity[:, :columns] = self.similarity
             arrays["similarity"] = similarity
+        elif self.similarity is not None:
+            arrays |= self.similarity._asdict()
         if self.groups is not None:
             arrays["query_groups"], arrays["code_groups"] = self.groups
         if self.row_weights is not None:
             arrays["row_weights"] = self.row_weights.to(self.dtype)
-        where = {"is_global": False} | PLACES[place]
-        kernel = where.pop("kernel")
-        if kernel == "any_row":
-            has_factors = isinstance(self.similarity, BM25Factors)
-            kernel += f"_{family_of(OBJECTIVES.index(function), has_factors)}"
-        if where["is_global"] and (self.similarity is not None or self.groups is not None):
-            arrays["scratch"] = torch.full((rows, padded), float("nan"), dtype=self.dtype)
         numbers = {"alpha": 0.0, "beta": 1.0, "temperature": 1.0, "min_weight": 0.1, "cutoff": 0.0}
         if function == "kl_regularized_info_nce":
             numbers |= {"alpha": 0.7, "beta": 1.3}
         numbers |= {RULE_OF.get(name, name): value for name, value in options.items()}
         run_kernel(
-            f"{kernel}_{'f64' if self.dtype == torch.float64 else 'f32'}",
+            "rows_f64" if self.dtype == torch.float64 else "rows_f32",
             {name: words(array) for name, array in arrays.items()},
             order=order,
             **where,
@@ -206,6 +209,19 @@ def test_soft_info_nce_equals_the_oracle_at_every_width(place, kind, dtype, mask
         problem = Problem(min(columns, 5), columns, kind, masked=masked, dtype=dtype)
         got = problem.run("soft_info_nce", place, **rule_of(kind))
         check(problem, got, problem.wanted("soft_info_nce", **rule_of(kind)), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("gpu", PLANNED)
+@pytest.mark.parametrize("columns", [40, 1030, 2500, 17_000, 70_000])
+def test_planned_rows_equal_the_oracle(gpu, columns):
+    for kind, masked in (("none", False), ("dense", True)):
+        problem = Problem(2, columns, kind, masked=masked)
+        got = problem.run("soft_info_nce", gpu, **rule_of(kind))
+        check(problem, got, problem.wanted("soft_info_nce", **rule_of(kind)), 1e-5)
+    if columns <= 17_000:
+        problem = Problem(2, columns)
+        got = problem.run("bce", gpu, temperature=0.7)
+        check(problem, got, problem.wanted("bce", temperature=0.7), 1e-5)
 
 
 @pytest.mark.parametrize("place", ANY)
@@ -363,11 +379,12 @@ ARRAYS = {
     "indptr:i8:9:12 document:i4:96:1 weight:f4:96 document_length:i8:100:1",
 }
 # Blocks as small as the question allows: each of their threads is one of the system's.
-RACE_PLACES = PLACES | {
-    "block": {"kernel": "block_row", "block": 64},
-    "pair": {"kernel": "block_row", "block": 32, "cluster": 2},
-    "any_cluster": {"kernel": "any_row", "block": 32, "cluster": 2},
-    "any_global": {"kernel": "any_row", "block": 64, "is_global": True},
+RACE_PLACES = {
+    "warp": {"place": WARP},
+    "block": {"place": BLOCK, "fast": True, "threads": 64, "blocks": 1},
+    "pair": {"place": BLOCK, "fast": True, "threads": 32, "blocks": 2},
+    "any_cluster": {"place": BLOCK, "fast": False, "threads": 32, "blocks": 2},
+    "any_global": {"place": GLOBAL, "threads": 64},
 }
 
 
@@ -379,14 +396,10 @@ RACE_PLACES = PLACES | {
     ],
 )
 def test_thread_sanitizer_finds_no_race(place, kind, objective):
-    where = {"is_global": False} | RACE_PLACES[place]
-    kernel = where.pop("kernel")
-    if kernel == "any_row":
-        kernel += f"_{family_of(objective, kind == 'factors')}"
-    words = [f"{name}={int(value)}" for name, value in where.items()]
+    words = [f"{name}={int(value)}" for name, value in (COMMON | RACE_PLACES[place]).items()]
     words += [f"objective={objective}", *NUMBERS.split(), *ARRAYS[kind].split()]
     if place == "any_global" and kind != "none":
         words.append("scratch:f4:608")
-    done = subprocess.run([*tsan_driver(), f"{kernel}_f32", *words], capture_output=True, text=True)
+    done = subprocess.run([*tsan_driver(), "rows_f32", *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "done" in done.stdout

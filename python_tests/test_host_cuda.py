@@ -90,7 +90,7 @@ def test_many_blocks_can_be_live_at_once():
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_last_block_and_a_waiting_thread_see_what_others_wrote(order):
-    arrays = {"out": np.zeros(1, np.int32), "scratch": np.zeros(9, np.int32)}
+    arrays = {"out": np.zeros(1, np.int32), "scratch": np.zeros(9, np.int64)}
     arrays["counter"] = np.zeros(1, np.uint32)
     run_kernel("last_block", arrays, grid=9, order=order)
     assert arrays["out"] == 45
@@ -274,7 +274,7 @@ TSAN = {
     "cluster": "grid=4 cluster=2 block=48 shared_bytes=192 out:i4:192",
     "split_cluster": "grid=4 cluster=2 block=48 shared_bytes=192 out:i4:192",
     "grid": "grid=4 cooperative=1 block=32 scratch:i4:4 out:i4:4",
-    "last_block": "grid=4 cooperative=1 block=32 scratch:i4:4 out:i4:1 counter:i4:1",
+    "last_block": "grid=4 cooperative=1 block=32 scratch:i8:4 out:i4:1 counter:i4:1",
     "flag": "grid=2 cooperative=1 block=32 flag:i4:1 out:i4:1",
     "count": "grid=2 block=64 shared_bytes=16 in:i4:128 out:i4:4",
     "vote": "block=64 in:i4:64 out:i4:384",

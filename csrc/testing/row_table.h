@@ -1,10 +1,10 @@
-// The row kernel by name, for one type of scores: row_table_f32.cpp and row_table_f64.cpp, so that
-// both compile at once.
+// The row kernels by name, for one type of scores: row_table_f32.cpp and row_table_f64.cpp. They
+// run through the project's own launchers (rows.h).
 #pragma once
 
 #include <string>
 
-#include "../cuda/row_kernel.cuh"
+#include "../cuda/rows.h"
 #include "kernel_table.h"
 
 namespace softnce::testing {
@@ -58,63 +58,54 @@ cuda::RowBlock<T> row_block(const KernelArguments& a) {
   return b;
 }
 
-// Each with exactly the shared memory it takes, so that a byte more is found.
+// As plan_rows would choose on a GPU of "shared_bytes" and "clusters"; or, with a "place", that one
+// whatever the row's length, with exactly the memory it takes, so that a byte more is found.
+template <typename T>
+cuda::RowPlan row_plan(const KernelArguments& a, const cuda::RowBlock<T>& b, cuda::Family family) {
+  const auto place = static_cast<cuda::Place>(a.number("place"));
+  if (a.number("place") < 0)
+    return cuda::plan_rows(
+        family, b.columns, sizeof(T),
+        {static_cast<int64_t>(a.number("gpu_shared_bytes")), a.flag("clusters")});
+  const int threads = static_cast<int>(a.number("threads"));
+  const int cluster = static_cast<int>(a.number("blocks"));
+  const int64_t bytes = sizeof(T) * (family == cuda::Family::kTargets ? 2 : 1);
+  switch (place) {
+    case cuda::Place::kWarp:
+      return {place, true, cuda::kWarpRows * cuda::kWarp, 1,
+              cuda::kWarpRows * bytes * cuda::padded(b.columns)};
+    case cuda::Place::kBlock:
+      return {place, a.flag("fast"), threads, cluster,
+              cuda::kReduceBytes + bytes * cuda::span_columns(b.columns, cluster)};
+    default:
+      return {place, false, threads, 0, cuda::kReduceBytes};
+  }
+}
+
+inline CUstream_st stream_of(const KernelArguments& a) { return {a.launch.order}; }
+
+constexpr int64_t kSharedBytes = 227 * 1024;  // of an H100
 
 template <typename T>
-void run_warp_rows(const KernelArguments& a) {
-  const cuda::RowBlock<T> b = row_block<T>(a);
-  host_cuda::Launch launch = a.launch;
-  launch.grid = static_cast<unsigned>((b.rows + cuda::kWarpRows - 1) / cuda::kWarpRows);
-  launch.block = cuda::kWarpRows * cuda::kWarp;
-  launch.shared_bytes = cuda::kWarpRows * static_cast<size_t>(cuda::padded(b.columns)) * sizeof(T);
-  host_cuda::launch(launch, [&] { cuda::warp_row_kernel<T>(b); });
+void run_rows(const KernelArguments& a) {
+  cuda::RowBlock<T> b = row_block<T>(a);
+  if (a.flag("in_place")) b.scratch = static_cast<T*>(a.untyped_array("similarity"));
+  const cuda::Family family = cuda::family_of(b.rule.objective, b.factors.query_indptr != nullptr);
+  CUstream_st stream = stream_of(a);
+  cuda::launch_rows(b, family, row_plan(a, b, family), {&stream, kSharedBytes});
 }
 
 template <typename T>
-void run_block_rows(const KernelArguments& a) {
-  const cuda::RowBlock<T> b = row_block<T>(a);
-  const int cluster = static_cast<int>(a.launch.cluster);
-  host_cuda::Launch launch = a.launch;
-  launch.grid = static_cast<unsigned>(b.rows * cluster);
-  launch.shared_bytes =
-      cuda::kReduceBytes + static_cast<size_t>(cuda::span_columns(b.columns, cluster)) * sizeof(T);
-  host_cuda::launch(launch, [&] { cuda::block_row_kernel<T>(b, cluster); });
-}
-
-template <typename T, cuda::Family kFamily>
-void run_any_rows(const KernelArguments& a) {
-  const cuda::RowBlock<T> b = row_block<T>(a);
-  const int cluster = a.flag("is_global") ? 0 : static_cast<int>(a.launch.cluster);
-  const size_t arrays = kFamily == cuda::Family::kTargets ? 2 : 1;
-  host_cuda::Launch launch = a.launch;
-  launch.grid = static_cast<unsigned>(b.rows) * launch.cluster;
-  launch.shared_bytes = cuda::kReduceBytes;
-  if (cluster > 0)
-    launch.shared_bytes +=
-        arrays * static_cast<size_t>(cuda::span_columns(b.columns, cluster)) * sizeof(T);
-  host_cuda::launch(launch, [&] { cuda::any_row_kernel<T, kFamily>(b, cluster); });
+void run_total(const KernelArguments& a) {
+  CUstream_st stream = stream_of(a);
+  cuda::launch_total(a.array<T>("loss"), a.size("loss"), a.number("weight"), a.array<T>("total"),
+                     {&stream, kSharedBytes});
 }
 
 template <typename T>
 bool add_row_kernels(const std::string& type) {
-  KernelTable& table = kernel_table();
-  if constexpr (sizeof(T) == 4) {  // as plan_rows chooses
-    table["warp_row_" + type] = run_warp_rows<T>;
-    table["block_row_" + type] = run_block_rows<T>;
-  }
-  table["any_row_soft_" + type] = run_any_rows<T, cuda::Family::kSoft>;
-  table["any_row_cancellation_" + type] = run_any_rows<T, cuda::Family::kCancellation>;
-  table["any_row_targets_" + type] = run_any_rows<T, cuda::Family::kTargets>;
-  table["total_" + type] = [](const KernelArguments& a) {
-    const T* const loss = a.array<T>("loss");
-    T* const total = a.array<T>("total");
-    const int64_t rows = a.size("loss");
-    const double weight = a.number("weight");
-    host_cuda::Launch launch = a.launch;
-    launch.block = cuda::kTotalThreads;
-    launch.shared_bytes = cuda::kReduceBytes;
-    host_cuda::launch(launch, [&] { cuda::total_kernel<T>(loss, rows, weight, total); });
-  };
+  kernel_table()["rows_" + type] = run_rows<T>;
+  kernel_table()["total_" + type] = run_total<T>;
   return true;
 }
 

@@ -34,7 +34,8 @@ void grid(const KernelArguments& a) {
 
 template <bool kFence>
 void last_block(const KernelArguments& a) {
-  int *const scratch = a.array<int>("scratch"), *const out = a.array<int>("out");
+  auto* const scratch = a.array<long long>("scratch");
+  int* const out = a.array<int>("out");
   unsigned* const counter = a.array<unsigned>("counter");
   launch(a.launch, [&] { toy::last_block_kernel<kFence>(scratch, counter, out); });
 }

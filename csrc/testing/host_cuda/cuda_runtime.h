@@ -14,6 +14,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "cuda_runtime_api.h"
 #include "engine.h"
 #include "vector_types.h"
 
@@ -26,12 +27,14 @@
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #define __shared__ \
   _Pragma("GCC error \"static shared memory: carve it from SOFTNCE_SHARED_MEMORY\"")
+// No macros: cudaLaunchConfig_t has members of these names.
+using host_cuda::blockDim;
+using host_cuda::blockIdx;
+using host_cuda::gridDim;
+using host_cuda::threadIdx;
+
 #define SOFTNCE_SHARED_MEMORY(name) unsigned char* const name = ::host_cuda::self->shared
 
-#define threadIdx (::host_cuda::self->thread_idx)
-#define blockIdx (::host_cuda::self->block_idx)
-#define blockDim (::host_cuda::self->block_dim)
-#define gridDim (::host_cuda::self->grid_dim)
 constexpr int warpSize = 32;
 
 // The caller's file and line as default arguments: an error names them.

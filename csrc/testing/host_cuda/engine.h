@@ -14,7 +14,7 @@ namespace host_cuda {
 
 constexpr unsigned kWarp = 32;
 
-// What a thread knows of itself.
+// What a thread knows of itself, beside the four variables below.
 struct ThreadView {
   uint3 thread_idx, block_idx;
   dim3 block_dim, grid_dim;
@@ -24,8 +24,22 @@ struct ThreadView {
   unsigned char* shared;
 };
 
-// Not `thread_local`, whose every use from another file would be a function call.
-extern __thread const ThreadView* self __attribute__((tls_model("initial-exec")));
+// The engine sets them when it turns to a thread. Not `thread_local`, whose every use from another
+// file would be a function call.
+#define HOST_CUDA_VARIABLE extern __thread __attribute__((tls_model("initial-exec")))
+HOST_CUDA_VARIABLE const ThreadView* self;
+HOST_CUDA_VARIABLE uint3 threadIdx, blockIdx;
+HOST_CUDA_VARIABLE dim3 blockDim, gridDim;
+#undef HOST_CUDA_VARIABLE
+
+inline void turn_to(const ThreadView* view) {
+  self = view;
+  if (view == nullptr) return;
+  threadIdx = view->thread_idx;
+  blockIdx = view->block_idx;
+  blockDim = view->block_dim;
+  gridDim = view->grid_dim;
+}
 
 // A place in a kernel where threads meet.
 struct Call {

@@ -19,12 +19,14 @@
 namespace host_cuda {
 
 __thread const ThreadView* self = nullptr;
+__thread uint3 threadIdx, blockIdx;
+__thread dim3 blockDim, gridDim;
 
 namespace {
 
 constexpr unsigned kMaxThreads = 1024;           // of a block
 constexpr size_t kMaxSharedBytes = 227 * 1024;   // of a block, compute capability 9.0
-constexpr unsigned kMaxCluster = 16;             // compute capability 9.0, when asked for
+constexpr unsigned kMaxCluster = 8;              // more are not portable
 constexpr unsigned kMaxIdleRounds = 100 * 1000;  // in which a thread sleeps
 
 enum class State { kReady, kYield, kWarp, kBlock, kCluster, kGrid, kDone };
@@ -279,9 +281,10 @@ void Scheduler::run_warp(Block& block, unsigned first) {
 
 void Scheduler::run_thread(Block& block, Thread& thread) {
   if (thread.fiber.stack() == nullptr) thread.fiber.start(&entry, this, stacks().take());
-  self = current_ = &thread;
+  current_ = &thread;
+  turn_to(&thread);
   thread.fiber.resume();
-  self = nullptr;
+  turn_to(nullptr);
   if (thread.fiber.has_overflown()) throw Error(name(thread) + ": its stack has overflown");
   if (!failure_.empty()) throw Error(name(thread) + ": " + failure_);
   if (thread.state == State::kDone) {
@@ -433,7 +436,7 @@ void check(const Launch& shape) {
   if (shape.shared_bytes > kMaxSharedBytes)
     refuse("shared memory must be at most 227 KiB, got " + std::to_string(shape.shared_bytes));
   if (shape.cluster == 0 || shape.cluster > kMaxCluster || grid.x % shape.cluster != 0)
-    refuse("a cluster must have 1 to 16 blocks and divide the grid's width");
+    refuse("a cluster must have 1 to 8 blocks and divide the grid's width");
 }
 
 }  // namespace

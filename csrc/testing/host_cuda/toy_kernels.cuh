@@ -118,17 +118,18 @@ __global__ void grid_kernel(int* scratch, int* out) {
   if (threadIdx.x == 0) out[blockIdx.x] = sum;
 }
 
-// The block that comes last sums what all wrote: no grid barrier, so a fence and a counter.
+// The block that comes last sums what all wrote: no grid barrier, so a fence and a counter. 8 bytes
+// each: of neighbours in 8 bytes ThreadSanitizer may forget one.
 template <bool kFence>
-__global__ void last_block_kernel(int* scratch, unsigned* counter, int* out) {
+__global__ void last_block_kernel(long long* scratch, unsigned* counter, int* out) {
   if (threadIdx.x != 0) return;
-  scratch[blockIdx.x] = static_cast<int>(blockIdx.x) + 1;
+  scratch[blockIdx.x] = blockIdx.x + 1;
   if (kFence) __threadfence();
   if (atomicAdd(counter, 1u) != gridDim.x - 1) return;
   __threadfence();
-  int sum = 0;
+  long long sum = 0;
   for (unsigned i = 0; i < gridDim.x; ++i) sum += scratch[i];
-  *out = sum;
+  *out = static_cast<int>(sum);
 }
 
 enum class Divergence {
