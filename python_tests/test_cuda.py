@@ -2,72 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import warnings
-
 import problems
 import pytest
 import torch
-from problems import RULE, SHAPES, SIMILARITIES, error, loss_and_gradients
-from torch.nn.functional import normalize
+from gpu import DEVICE, HALVES, eager, inputs, native, on_device, op_arguments, small_inputs, truth
+from problems import RULE, SHAPES, SIMILARITIES, error
 
 import softnce_ext as sx
-from softnce_ext import ops, reference
+from softnce_ext import reference
 
-DEVICE = "cuda"
-
-if not torch.cuda.is_available():
-    message = "no CUDA GPU here (FAIL_WITHOUT_CUDA=1 makes this a failure)"
-    if os.environ.get("FAIL_WITHOUT_CUDA") == "1":
-        pytest.fail(message, pytrace=False)
-    pytest.skip(message, allow_module_level=True)
-
-HALVES = [torch.bfloat16, torch.float16]
-# The row kernel keeps a row of this many columns in global memory: no GPU has 256 KiB of shared.
-LONG_ROW = 66_000
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _loaded():
-    """A library that does not build or load is a failure, not a reason to run something else."""
-    assert ops.unavailable(DEVICE) is None
-
-
-def on_device(value):
-    if isinstance(value, tuple):
-        return tuple(on_device(part) for part in value)
-    if isinstance(value, torch.Tensor):
-        return value.detach().to(DEVICE).requires_grad_(value.requires_grad)
-    return value
-
-
-def inputs(n, m, d, dtype, kind, similarity_type=torch.float64):
-    query, code = problems.embeddings(n, m, d)
-    query, code = (normalize(x.detach()).to(dtype).requires_grad_() for x in (query, code))
-    similarity = problems.similarity(kind, n, m, similarity_type)
-    return on_device(query), on_device(code), on_device(similarity)
-
-
-def native(query, code, similarity, **options):
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="beta")  # small shapes, asked for
-        loss = sx.soft_info_nce(query, code, similarity, impl="native", **{**RULE, **options})
-    return loss_and_gradients(loss, query, code)
-
-
-def truth(query, code, similarity, **options):
-    query, code = problems.as_double(query), problems.as_double(code)
-    z = problems.as_double(similarity)
-    loss = reference.soft_info_nce(query, code, z, **{**RULE, **options})
-    return loss_and_gradients(loss, query, code)
-
-
-def eager(query, code, similarity, **options):
-    """The loss as plain torch computes it in the inputs' own type."""
-    if isinstance(similarity, torch.Tensor):
-        similarity = similarity.to(query.dtype)
-    loss = reference.soft_info_nce(query, code, similarity, **{**RULE, **options})
-    return loss_and_gradients(loss.float(), query, code)
+# What owns a row, and where it lies, changes between these (csrc/cuda/plan.h): a warp, a block, and
+# on sm_90 clusters of 2, 4 and 8 blocks; no cluster holds the last.
+COLUMNS = [300, 1025, 5000, 16_384, 16_385, 40_000, 130_000, 500_000]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -106,13 +52,21 @@ def test_error_is_no_larger_than_eager_in_the_same_type(dtype, kind, scale, redu
 
 
 @pytest.mark.parametrize("similarity_type", [torch.float32, torch.float64, *HALVES])
-@pytest.mark.parametrize("layout", ["plain", "strided", "transposed"])
-def test_similarities_are_read_in_their_own_type_and_layout(similarity_type, layout):
-    query, code, z = inputs(9, 37, 16, torch.float32, "dense", similarity_type)
-    if layout == "strided":
-        z = torch.cat([z, z], dim=1)[:, 5:42]
+@pytest.mark.parametrize("layout", ["plain", "aligned", "shifted", "odd", "transposed"])
+@pytest.mark.parametrize("columns", [37, 40, 2056])
+@pytest.mark.parametrize("width", [13, 16])
+def test_similarities_are_read_in_their_own_type_and_layout(
+    similarity_type, layout, columns, width
+):
+    """Width 16 takes the small batch's kernel where the columns allow it."""
+    query, code, z = inputs(9, columns, width, torch.float32, "dense", similarity_type)
     if layout == "transposed":
         z = z.T.contiguous().T
+    elif layout != "plain":  # a window into a wider matrix
+        begin, stride = {"aligned": (8, 64), "shifted": (5, 64), "odd": (8, 63)}[layout]
+        wide = torch.full((9, columns + stride), float("nan"), dtype=z.dtype, device=DEVICE)
+        wide[:, begin : begin + columns] = z
+        z = wide[:, begin : begin + columns]
     got, wanted = native(query, code, z), truth(query, code, z)
     assert error(got[0], wanted[0]) <= 2e-6
     assert max(error(got[1], wanted[1]), error(got[2], wanted[2])) <= 1e-5
@@ -121,7 +75,7 @@ def test_similarities_are_read_in_their_own_type_and_layout(similarity_type, lay
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, *HALVES])
 @pytest.mark.parametrize("kind", SIMILARITIES)
 @pytest.mark.parametrize("grouped", [False, True])
-@pytest.mark.parametrize("columns", [300, 5000, 20_000, LONG_ROW])
+@pytest.mark.parametrize("columns", COLUMNS)
 def test_every_row_length_and_place_of_a_row(dtype, kind, grouped, columns):
     n, offset = 3, 7
     query, code, similarity = inputs(n, columns, 16, dtype, kind, dtype)
@@ -134,22 +88,14 @@ def test_every_row_length_and_place_of_a_row(dtype, kind, grouped, columns):
     assert max(error(got[1], wanted[1]), error(got[2], wanted[2])) <= gradient_error
 
 
-def op_arguments(query, code, similarity, block_rows, positive_offset=2):
-    teacher = similarity if isinstance(similarity, tuple) else (None, None)
-    matrix = None if isinstance(similarity, tuple) else similarity
-    rule = (RULE["alpha"], RULE["beta"], RULE["temperature"], 0.1, 20.0, 0.0)
-    tensors = (query.detach(), code.detach(), matrix, *teacher, None, None)
-    return (*tensors, *rule, positive_offset, block_rows)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, *HALVES])
 @pytest.mark.parametrize("kind", SIMILARITIES)
 @pytest.mark.parametrize("block_rows", [1, 17, 64])
 def test_result_does_not_depend_on_the_block(dtype, kind, block_rows):
     query, code, similarity = inputs(65, 90, 24, dtype, kind, torch.float32)
     op = torch.ops.softnce_ext.soft_info_nce
-    whole = op(*op_arguments(query, code, similarity, 0), 1 / 65, True, True)
-    parts = op(*op_arguments(query, code, similarity, block_rows), 1 / 65, True, True)
+    whole = op(*op_arguments(query, code, similarity, 65), True, True, True)
+    parts = op(*op_arguments(query, code, similarity, block_rows), True, True, True)
     tolerance = {torch.float64: 1e-12, torch.bfloat16: 8e-3}.get(dtype, 2e-5)
     for part, expected in zip(parts, whole, strict=True):
         assert part.dtype == expected.dtype
@@ -161,20 +107,28 @@ def test_result_does_not_depend_on_the_block(dtype, kind, block_rows):
 def test_gradients_not_asked_for_come_back_empty(need_query, need_code):
     query, code, _ = inputs(5, 9, 8, torch.bfloat16, "none")
     op = torch.ops.softnce_ext.soft_info_nce
-    _, grad_query, grad_code = op(*op_arguments(query, code, None, 2), 1.0, need_query, need_code)
-    assert grad_query.shape == (5 if need_query else 0, 8)
-    assert grad_code.shape == (9 if need_code else 0, 8)
+    for block_rows in (0, 2):
+        arguments = op_arguments(query, code, None, block_rows)
+        _, grad_query, grad_code = op(*arguments, False, need_query, need_code)
+        assert grad_query.shape == (5 if need_query else 0, 8)
+        assert grad_code.shape == (9 if need_code else 0, 8)
 
 
 def test_fp16_gradients_keep_what_fp16_cannot_hold():
     """A probability of 1e-7 in a small mean; rows that weigh from 1e-4 to a GradScaler's 1e5."""
-    query = torch.tensor([[1.0, 0.0]], dtype=torch.float16, device=DEVICE)
-    code = torch.eye(2, dtype=torch.float16, device=DEVICE)
-    one_row = (query, code, None, None, None, None, None, 0.0, 1.0, 1.0, 0.1, 16.0, 0.0, 0, 0)
+    n = 1000  # rows with a positive of score 16 and one negative of score 0; the others are masked
+    query = torch.eye(8, dtype=torch.float16, device=DEVICE)[0].repeat(n, 1)
+    code = torch.cat([query, torch.eye(8, dtype=torch.float16, device=DEVICE)[1:2]])
+    code_groups = torch.zeros(n + 1, dtype=torch.int64, device=DEVICE)
+    code_groups[n] = 1
+    groups = (code_groups[:n], code_groups)
+    probability = 1 / (1 + torch.tensor(16.0, dtype=torch.float64).exp())
     op = torch.ops.softnce_ext.soft_info_nce
-    _, _, grad_code = op(*one_row, 1e-3, True, True)
-    wanted = 16 * 1e-3 / (1 + torch.tensor(16.0, dtype=torch.float64).exp())
-    assert abs(grad_code[1, 0].item() / wanted.item() - 1) <= 1e-3
+    for block_rows in (0, n):
+        arguments = op_arguments(query, code, None, block_rows, 0, 16.0, groups)
+        _, _, grad_code = op(*arguments, True, True, True)
+        assert error(grad_code[n, :1].cpu(), 16 * probability) <= 1e-3
+        assert error(grad_code[:n, 0].cpu(), -16 * probability / n) <= 1e-3
 
     query, code, _ = inputs(300, 400, 32, torch.float16, "none")
     q, c = problems.as_double(query), problems.as_double(code)
@@ -261,8 +215,9 @@ def test_runs_on_the_current_stream():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_can_be_captured_in_a_cuda_graph(dtype, reduction):
-    query, code, similarity = inputs(64, 96, 32, dtype, "teacher", dtype)
+@pytest.mark.parametrize("width", [31, 32])  # the composed path, and the small batch's kernel
+def test_can_be_captured_in_a_cuda_graph(dtype, reduction, width):
+    query, code, similarity = small_inputs(64, 96, width, dtype, "teacher")
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # warm-up, as torch asks before a capture
@@ -305,6 +260,25 @@ def test_memory_beside_inputs_and_gradients_is_one_block():
     native(query, code, None)
     block, gradients = 4 * 4096 * n, 2 * 4 * n * d
     assert torch.cuda.max_memory_allocated() - before <= 1.1 * block + 4 * gradients
+
+
+def test_blocks_shrink_where_memory_does_not_suffice():
+    n = 8192
+    query, code, _ = inputs(n, n, 16, torch.float32, "none")
+    op = torch.ops.softnce_ext.soft_info_nce
+    expected = op(*op_arguments(query, code, None, 0, 0), True, True, True)
+    torch.cuda.empty_cache()
+    free = 64 * 2**20  # half of a block of 4,096 rows
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + free) / total)
+    try:
+        got = op(*op_arguments(query, code, None, 0, 0), True, True, True)
+        with pytest.raises(RuntimeError, match="no memory for a block of 8192 rows.*block_rows"):
+            op(*op_arguments(query, code, None, n, 0), True, True, True)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    for part, wanted in zip(got, expected, strict=True):
+        assert error(part, wanted.double()) <= 2e-5
 
 
 @pytest.mark.parametrize("dtype", HALVES)
