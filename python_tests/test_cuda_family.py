@@ -55,7 +55,7 @@ def test_family_errs_no_more_than_eager_in_the_same_type(dtype, name, kind, shap
     got = call(name, query, code, similarity, **options)
     plain = call(name, query, code, similarity, None, **options)
     rounding = torch.finfo(dtype).eps / 2
-    # Soft targets are exponentials of differences of logarithms, whose roundings do not average out.
+    # Soft targets are exponentials of differences of logarithms: roundings that do not average out.
     fp32_slack = 1e-6 if name in ("soft", "top_k", "threshold") else 5e-6
     for part, base, expected in zip(got, plain, wanted, strict=True):
         slack = fp32_slack if part.dtype == torch.float32 else rounding
