@@ -56,6 +56,14 @@ def test_blocks_of_a_cluster_read_one_anothers_shared_memory(order, cluster, ker
     assert (out == other[:, None] * 1000 + np.arange(48)).all()
 
 
+def test_launch_of_much_shared_memory_must_ask_for_it():
+    out = np.zeros((4, 48), np.int32)
+    with pytest.raises(RuntimeError, match="65536 bytes of shared memory"):
+        run_kernel("configured", {"out": out}, asks=False)
+    run_kernel("configured", {"out": out}, asks=True)
+    assert (out == np.array([1, 0, 3, 2])[:, None] * 1000 + np.arange(48)).all()
+
+
 @pytest.mark.parametrize("order", ORDERS[:2])
 @pytest.mark.parametrize("which", ["first", "last"])
 def test_missing_cluster_barrier_is_found(order, which):
@@ -148,7 +156,7 @@ def test_misaligned_16_byte_load_is_found(kernel):
     assert (out == values[4:].reshape(15, 4).sum(1)).all()
     if kernel == "load16" and bridge.kernels().compiler == "clang":
         pytest.skip("clang's -fsanitize=alignment does not look at copies of a whole vector")
-    where = "" if kernel == "load16_hint" else r".*float4.*16 bytes \(toy_kernels.cuh:"
+    where = "" if kernel == "load16_hint" else r".*float4.*16 bytes \(toy_faults.cuh:"
     with pytest.raises(RuntimeError, match=rf"thread \(0, 0, 0\): misaligned address{where}"):
         run_kernel(kernel, {"in": values, "out": out}, block=15, first=1)
 

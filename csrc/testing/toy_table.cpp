@@ -1,4 +1,5 @@
 // The toy kernels by name.
+#include "host_cuda/toy_faults.cuh"
 #include "host_cuda/toy_kernels.cuh"
 #include "kernel_table.h"
 
@@ -92,6 +93,18 @@ const bool added = [] {
   table["split_cluster"] = [](const KernelArguments& a) {
     int* const out = a.array<int>("out");
     launch(a.launch, [&] { toy::split_cluster_kernel(out); });
+  };
+  table["configured"] = [](const KernelArguments& a) {
+    auto* const kernel = &toy::cluster_kernel<true, true>;
+    if (a.flag("asks"))
+      cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                           cudaFuncAttributeMaxDynamicSharedMemorySize, 64 * 1024);
+    cudaLaunchAttribute attribute{};
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim = {2, 1, 1};
+    CUstream_st stream{a.launch.order};
+    const cudaLaunchConfig_t config{4, 48, 64 * 1024, &stream, &attribute, 1};
+    cudaLaunchKernelEx(&config, kernel, a.array<int>("out"));
   };
   table["vote"] = [](const KernelArguments& a) {
     const int* const in = a.array<int>("in");

@@ -1,6 +1,6 @@
 // What runs the threads of a kernel on the host. Two engines have this face, and a program links
-// one of them: fibre by fibre in orders that show a missing barrier (scheduler.cpp), and a real
-// thread for each CUDA thread, for ThreadSanitizer (threads.cpp).
+// one of them: fibre by fibre in orders that show a missing barrier (fibers_engine.cpp), and a
+// real thread for each CUDA thread, for ThreadSanitizer (threads_engine.cpp).
 #pragma once
 
 #include <cstddef>
