@@ -13,7 +13,7 @@ namespace softnce::cuda {
 // The postings of one term of a query.
 struct TermPostings {
   int64_t begin;
-  int64_t end;
+  int32_t length;
   float count;  // of the term in the query
 };
 
@@ -26,7 +26,9 @@ __device__ __forceinline__ TermPostings find_term(const Postings& f, int64_t at,
   const int64_t term = f.query_term[at];
   if (term < 0 || term >= f.terms) return {0, 0, 0};
   const int64_t first = clamped(f.indptr[term], 0, f.postings);
-  return {first, clamped(f.indptr[term + 1], first, f.postings), f.query_count[at]};
+  const int64_t length = clamped(f.indptr[term + 1], first, f.postings) - first;
+  // Distinct documents: no more than there are.
+  return {first, static_cast<int32_t>(clamped(length, 0, f.documents)), f.query_count[at]};
 }
 
 // Terms whose first postings a thread reads before it adds any of them: reading them one by one
@@ -43,10 +45,9 @@ __device__ __forceinline__ void add_terms(const R& row, const TermPostings (&ter
   float weight[kTermBatch];
 #pragma unroll
   for (int t = 0; t < kTermBatch; ++t) {
-    const int64_t at = terms[t].begin + rank;
-    const bool given = at < terms[t].end;
-    document[t] = given ? f.document[at] : -1;
-    weight[t] = given ? f.weight[at] : 0;
+    const bool given = rank < terms[t].length;
+    document[t] = given ? f.document[terms[t].begin + rank] : -1;
+    weight[t] = given ? f.weight[terms[t].begin + rank] : 0;
   }
   const auto add = [&](int32_t column, float w, float count) {
     const int32_t i = column - row.span.begin;
@@ -55,11 +56,11 @@ __device__ __forceinline__ void add_terms(const R& row, const TermPostings (&ter
   };
 #pragma unroll
   for (int t = 0; t < kTermBatch; ++t) {
-    if (terms[t].begin >= terms[t].end) continue;
+    if (terms[t].length == 0) continue;
     add(document[t], weight[t], terms[t].count);
 #pragma unroll 1
-    for (int64_t at = terms[t].begin + rank + size; at < terms[t].end; at += size)
-      add(f.document[at], f.weight[at], terms[t].count);
+    for (int32_t i = rank + size; i < terms[t].length; i += size)
+      add(f.document[terms[t].begin + i], f.weight[terms[t].begin + i], terms[t].count);
     row.group.sync();
   }
 }
