@@ -150,7 +150,8 @@ struct Ops {
     Stack in{stack};
     const Arguments a = in.shared();
     const bool mean = in.template next<bool>();
-    const bool need_grad_query = in.template next<bool>(), need_grad_code = in.template next<bool>();
+    const bool need_grad_query = in.template next<bool>(),
+               need_grad_code = in.template next<bool>();
     in.finish(arguments);
     check(a);
     const auto [loss, grad_query, grad_code] =
@@ -174,7 +175,8 @@ struct Ops {
     Stack in{stack};
     const Arguments a = in.shared();
     const Tensor grad_loss = in.template next<Tensor>();
-    const bool need_grad_query = in.template next<bool>(), need_grad_code = in.template next<bool>();
+    const bool need_grad_query = in.template next<bool>(),
+               need_grad_code = in.template next<bool>();
     in.finish(arguments);
     check(a);
     STD_TORCH_CHECK(grad_loss.dim() == 1 && grad_loss.size(0) == a.rows(),

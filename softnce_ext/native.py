@@ -108,7 +108,7 @@ def build_key(name: str) -> str:
     source = source_dir()
     others = {"testing", "cpu" if name == "_C_cuda" else "cuda"}  # folders it is not built from
     for path in sorted([source / "CMakeLists.txt", *(source / "csrc").rglob("*")]):
-        if path.is_file() and path.parent.name not in others:
+        if path.is_file() and not others & set(path.relative_to(source).parts[1:-1]):
             digest.update(f"{path.relative_to(source)}\0{path.stat().st_size}\0".encode())
             digest.update(path.read_bytes())
     facts = [name, torch.__version__, torch.version.git_version, str(torch.version.cuda)]
