@@ -131,26 +131,32 @@ def _setup_context(
     _, grad_query, grad_code = output
     ctx.mark_non_differentiable(grad_query, grad_code)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(grad_query, grad_code)
-    ctx.needs = inputs[-2:]
-    ctx.dtype = inputs[_QUERY].dtype
+    ctx.save_for_backward(*_needed(grad_query, grad_code, *inputs[-2:]))
     ctx.others = (None,) * (len(inputs) - 2)
 
 
+def _needed(
+    grad_query: Tensor, grad_code: Tensor, need_grad_query: bool, need_grad_code: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    return grad_query if need_grad_query else None, grad_code if need_grad_code else None
+
+
 def _backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    if grad_loss is None:
+        return (None, None, *ctx.others)
+    return (*_scaled(ctx.saved_tensors, grad_loss), *ctx.others)
+
+
+def _scaled(grads: tuple[Tensor | None, ...], grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+    """Return the gradients times the loss's own; autograd casts them to the inputs' types."""
     _refuse_double_backward()
-    grads: list[Tensor | None] = [None, None]
-    if grad_loss is not None:
-        # loss.backward() brings exactly 1: on the CPU, where looking is free, no copy is made. A
-        # traced gradient is no plain Tensor, and cannot be looked at.
-        unit = type(grad_loss) is Tensor and grad_loss.is_cpu and grad_loss.item() == 1
-        for position, grad in enumerate(ctx.saved_tensors):
-            if ctx.needs[position]:
-                # Out of place: the graph may be walked again (retain_graph). The 0-d fp32 factor
-                # is not rounded to a half type first: that would bias the whole gradient.
-                grad = grad if unit else grad * grad_loss
-                grads[position] = grad.to(ctx.dtype)
-    return (*grads, *ctx.others)
+    # loss.backward() brings exactly 1: on the CPU, where looking is free, no copy is made. A
+    # traced gradient is no plain Tensor, and cannot be looked at.
+    if type(grad_loss) is Tensor and grad_loss.is_cpu and grad_loss.item() == 1:
+        return grads
+    # Out of place: the graph may be walked again (retain_graph). The 0-d fp32 factor is not rounded
+    # to a half type first: that would bias the whole gradient.
+    return tuple(None if grad is None else grad * grad_loss for grad in grads)
 
 
 class _Step(torch.autograd.Function):
@@ -163,16 +169,13 @@ class _Step(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, code: Tensor, others: tuple[Any, ...]) -> Tensor:
         with torch._C._AutoDispatchBelowAutograd():
-            loss, grad_query, grad_code = torch.ops.softnce_ext.soft_info_nce.default(
-                query, code, *others
-            )
-        ctx.save_for_backward(grad_query, grad_code)
-        ctx.needs = others[-2:]
-        ctx.dtype = query.dtype
-        ctx.others = (None,)
+            loss, *grads = torch.ops.softnce_ext.soft_info_nce.default(query, code, *others)
+        ctx.save_for_backward(*_needed(*grads, *others[-2:]))
         return loss  # type: ignore[no-any-return]
 
-    backward = staticmethod(_backward)
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        return (*_scaled(ctx.saved_tensors, grad_loss), None)
 
 
 def _rows_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -195,11 +198,7 @@ def _rows_backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
     grad_query, grad_code = torch.ops.softnce_ext.soft_info_nce_rows_backward.default(
         *shared, grad_loss, *needs
     )
-    dtype = shared[_QUERY].dtype
-    grads: list[Tensor | None] = [None] * len(shared)
-    grads[_QUERY] = grad_query.to(dtype) if needs[0] else None
-    grads[_CODE] = grad_code.to(dtype) if needs[1] else None
-    return tuple(grads)
+    return (*_needed(grad_query, grad_code, *needs), *(None,) * (len(shared) - 2))
 
 
 def _no_backward(ctx: Any, *_: Any) -> None:
