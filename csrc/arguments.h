@@ -130,6 +130,7 @@ inline void check(const Arguments& a) {
                   "query_groups and code_groups must come together");
   if (a.similarity) check_matrix(*a.similarity, n, m, a.query, "similarity");
   if (a.teacher_query) {
+    STD_TORCH_CHECK(a.teacher_query->dim() == 2, "teacher_query must have 2 dimensions");
     check_matrix(*a.teacher_query, n, a.teacher_query->size(1), a.query, "teacher_query");
     check_matrix(*a.teacher_code, m, a.teacher_query->size(1), a.query, "teacher_code");
     STD_TORCH_CHECK(a.teacher_query->scalar_type() == a.teacher_code->scalar_type(),

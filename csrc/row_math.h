@@ -73,12 +73,17 @@ struct WeightLine {
   T floor;
 };
 
+// beta * negatives above alpha by less than this part of it is their equality, rounded: 0.1 * 19 is
+// above 1.9, and would make weights of 1e16.
+constexpr double kCancelled = 1e-6;
+
 // `negatives` are those with a similarity. Too few, beta * negatives <= alpha, have no positive
 // normaliser: the row's weights are 1, so that a small last batch is plain InfoNCE.
 template <typename T>
 SOFTNCE_INLINE WeightLine<T> weight_line(const Rule& rule, int64_t negatives) {
   const double n = static_cast<double>(negatives);
-  if (negatives == 0 || !(rule.beta * n > rule.alpha)) return {T(1), T(0), T(0)};
+  const bool positive = rule.beta * n - rule.alpha > kCancelled * fabs(rule.alpha);
+  if (negatives == 0 || !positive) return {T(1), T(0), T(0)};
   const double normaliser = rule.beta - rule.alpha / n;
   return {T(rule.beta / normaliser), T(rule.alpha / normaliser), T(rule.min_weight)};
 }

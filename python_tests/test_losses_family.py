@@ -385,7 +385,7 @@ BAD = [
     ("threshold", {"ratio": float("nan")}, ValueError, "ratio must be finite, got nan"),
     ("threshold", {"ratio": "0.5"}, TypeError, "ratio must be a number, got str"),
     ("bce", {"temperature": 0.0}, ValueError, "temperature must be > 0, got 0.0"),
-    ("weighted", {"eps": -1.0}, ValueError, "eps must be >= 0, got -1.0"),
+    ("weighted", {"eps": -1.0}, ValueError, r"eps must be in \[0, 1\], got -1.0"),
     ("kl", {"kl_weight": -0.5}, ValueError, "kl_weight must be >= 0, got -0.5"),
     ("kl", {"info_nce_weight": True}, TypeError, "info_nce_weight must be a number, got bool"),
     ("bce", {"similarity": None}, TypeError, "similarity must be a Tensor .*, got NoneType"),

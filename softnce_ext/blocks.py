@@ -7,6 +7,7 @@ driver as csrc/cpu/soft_info_nce.cpp in torch's own operations, O(block rows x M
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, NamedTuple
 
 import torch
@@ -34,10 +35,16 @@ def loss(query: Tensor, code: Tensor, problem: Problem, reduction: str) -> Tenso
     query, code = query.to(dtype), code.to(dtype)
     if len(problem.similarity) == 2:
         problem = problem._replace(similarity=tuple(part.to(dtype) for part in problem.similarity))
-    with torch.autocast(query.device.type, enabled=False):  # it would round scores to its half type
+    with _without_autocast(query.device.type):  # it would round scores to its half type
         if transformed():
             return _differentiable(query, code, problem, reduction)
         return _Blocks.apply(query, code, problem, reduction)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _without_autocast(device: str) -> contextlib.AbstractContextManager[None]:
+    if torch.amp.is_autocast_available(device):  # not so on "meta"
+        return torch.autocast(device, enabled=False)
+    return contextlib.nullcontext()
 
 
 def transformed() -> bool:

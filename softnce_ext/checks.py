@@ -24,9 +24,7 @@ def check_embeddings(query: Tensor, code: Tensor, positive_offset: int) -> None:
     for name, tensor in (("query", query), ("code", code)):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a Tensor, got {type(tensor).__name__}")
-        _check_dense(name, tensor)
-        if tensor.dtype not in _FLOATS:
-            raise TypeError(f"{name} must be fp32, fp64, bf16 or fp16, got {tensor.dtype}")
+        check_floating(name, tensor)
         if tensor.dim() != 2:
             raise ValueError(f"{name} must have 2 dimensions, got shape {list(tensor.shape)}")
     n, m = query.shape[0], code.shape[0]
@@ -81,9 +79,7 @@ def check_similarity(similarity: Similarity, query: Tensor, code: Tensor) -> Non
             f"{type(similarity).__name__}"
         )
     for name, tensor, shape in parts:
-        _check_dense(name, tensor)
-        if tensor.dtype not in _FLOATS:
-            raise TypeError(f"{name} must be fp32, fp64, bf16 or fp16, got {tensor.dtype}")
+        check_floating(name, tensor)
         if list(tensor.shape) != shape:
             raise ValueError(f"{name} must have shape {shape}, got {list(tensor.shape)}")
         if tensor.device != query.device:
@@ -135,6 +131,13 @@ def _check_factors(factors: BM25Factors, query: Tensor, code: Tensor) -> None:
         )
 
 
+def check_floating(name: str, tensor: Tensor) -> None:
+    """Refuse what is no dense tensor of a type the losses take."""
+    _check_dense(name, tensor)
+    if tensor.dtype not in _FLOATS:
+        raise TypeError(f"{name} must be fp32, fp64, bf16 or fp16, got {tensor.dtype}")
+
+
 def _check_dense(name: str, tensor: Tensor) -> None:
     if tensor.layout != torch.strided:
         raise TypeError(f"{name} must be a dense tensor, got layout {tensor.layout}")
@@ -168,6 +171,21 @@ def check_number(name: str, value: Any) -> None:
         return
     if isinstance(value, (int, float)) and not -sys.float_info.max <= value <= sys.float_info.max:
         raise ValueError(f"{name} must be finite, got {value}")
+
+
+def check_scale(scale: float, dtype: torch.dtype) -> None:
+    """Refuse a scale that is no finite number in the type scores have."""
+    check_number("scale", scale)
+    largest = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).max
+    if not torch.compiler.is_compiling() and abs(scale) > largest:
+        raise ValueError(f"scale must be at most {largest} in size for {dtype}, got {scale}")
+
+
+def check_eps(eps: float) -> None:
+    """Refuse what is no part of a probability."""
+    check_number("eps", eps)
+    if not 0 <= eps <= 1:
+        raise ValueError(f"eps must be in [0, 1], got {eps}")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

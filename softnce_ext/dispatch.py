@@ -31,17 +31,20 @@ def loss(
     checks.check_choice("reduction", reduction, ("mean", "sum", "none"))
     checks.check_choice("impl", impl, ("auto", "native", "torch"))
     negatives = code.shape[0] - 1
-    if soft and similarity is not None and negatives > 0 and rule.beta * negatives <= rule.alpha:
+    few = negatives > 0 and not rows.has_normaliser(rule.alpha, rule.beta, negatives)
+    if soft and similarity is not None and few:
         checks.warn_few_negatives(rule.alpha, rule.beta, negatives, stacklevel=4)
+    if rule.eps > 0 and query.dtype != torch.float64:  # in fp32 1e-50 would be 0, and bound nothing
+        rule = rule._replace(eps=max(rule.eps, torch.finfo(torch.float32).tiny))
 
     if isinstance(scale, Tensor):  # autograd gives its gradient through the product
         if scale.dim() != 0:
             raise ValueError(
                 f"scale must be a number or a 0-d tensor, got shape {list(scale.shape)}"
             )
-        query, scale = query * scale.to(query.dtype), 1.0
+        query, scale = query * scale, 1.0  # a 0-d factor does not change query's type
     else:
-        checks.check_number("scale", scale)
+        checks.check_scale(scale, query.dtype)
 
     device = query.device.type
     query, code = _autocast(query, device), _autocast(code, device)
@@ -58,7 +61,7 @@ def loss(
     else:
         problem = blocks.Problem(rule, given, groups or (), scale, positive_offset)
         result = blocks.loss(query, code, problem, reduction)
-    if similarity is not None and device == "cpu" and not torch.compiler.is_compiling():
+    if similarity is not None and device == "cpu" and not _is_traced(result):
         own = rule.objective == rows.THRESHOLD
         checks.check_finite(result, similarity, groups, positive_offset, own)
     return result
@@ -85,7 +88,9 @@ def _native(
         teacher_query, teacher_code = similarity
     elif similarity:
         factors = similarity
-    query_groups, code_groups = groups or (None, None)
+    query_groups = code_groups = None
+    if groups is not None:
+        query_groups, code_groups = (part.contiguous() for part in groups)
     shared = (
         *(query, code, matrix, teacher_query, teacher_code, *factors, query_groups, code_groups),
         *(rule.objective, float(rule.alpha), float(rule.beta), float(rule.temperature)),
@@ -120,8 +125,17 @@ def _use_native(impl: str, device: str) -> bool:
     return True
 
 
+def _is_traced(result: Tensor) -> bool:
+    """Tell whether asking for a value would fail: it is compiled, fake, or being recorded."""
+    if torch.compiler.is_compiling() or type(result) is not Tensor:
+        return True
+    return torch._C._len_torch_dispatch_stack() > 0
+
+
 def _autocast(tensor: Tensor, device: str) -> Tensor:
     """Cast as autocast would cast a matrix product's operand."""
-    if tensor.dtype == torch.float64 or not torch.is_autocast_enabled(device):
+    if tensor.dtype == torch.float64 or not torch.amp.is_autocast_available(device):
+        return tensor
+    if not torch.is_autocast_enabled(device):
         return tensor
     return tensor.to(torch.get_autocast_dtype(device))

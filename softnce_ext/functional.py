@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from . import checks, dispatch, reference, rows
@@ -47,7 +48,7 @@ def soft_info_nce(
         min_weight: Lower bound of a weight, in [0, 1].
         scale: Multiplies the scores (1 / temperature of the scores): a number, or a learnable 0-d
             tensor.
-        eps: Added to the probability inside the logarithm, >= 0; the published code has 1e-15.
+        eps: Added to the probability inside the logarithm, in [0, 1]; the published code has 1e-15.
         positive_offset: Column of row 0's positive, in [0, M - N].
         groups: ``(query_groups [N], code_groups [M])``, int64: a code of the query's own group is
             no negative. It is left out of the loss, of the similarity softmax and of the count of
@@ -70,7 +71,7 @@ def soft_info_nce(
     Source: "Rethinking Negative Pairs in Code Search" (EMNLP 2023), Eq. 3 to 5.
     """
     checks.check_rule(alpha, beta, temperature, min_weight)
-    checks.check_not_negative("eps", eps)
+    checks.check_eps(eps)
     rule = rows.Rule(rows.SOFT_INFO_NCE, alpha, beta, temperature, min_weight, 0.0, eps)
     return dispatch.loss(
         rule, query, code, similarity, scale, positive_offset, groups, reduction, impl
@@ -230,14 +231,14 @@ def weighted_info_nce(
         query, code, scale, positive_offset, groups, reduction, impl: As in `soft_info_nce`.
         similarity: As in `soft_info_nce`, but not None.
         temperature: Temperature of the softmax over a row's similarities, > 0.
-        eps: Added to each P inside its logarithm, >= 0; the published code has 1e-15.
+        eps: Added to each P inside its logarithm, in [0, 1]; the published code has 1e-15.
 
     Returns, Raises: As `soft_info_nce`.
 
     Source: "Rethinking Negative Pairs in Code Search" (EMNLP 2023), Eq. 13.
     """
     checks.check_temperature(temperature)
-    checks.check_not_negative("eps", eps)
+    checks.check_eps(eps)
     rule = rows.Rule(rows.WEIGHTED_INFO_NCE, 0.0, 1.0, temperature, 0.0, 0.0, eps)
     return dispatch.loss(
         rule, query, code, similarity, scale, positive_offset, groups, reduction, impl
@@ -295,8 +296,8 @@ def soft_weights(
 ) -> Tensor:
     """Return the weight of each negative, [N, M], for plots and analysis; the diagonal is 1.
 
-    Arguments as in `soft_info_nce`; `similarity` is a floating-point matrix [N, M] with M >= N.
-    The loss itself never materialises these. Source: the paper's Eq. 4.
+    Arguments as in `soft_info_nce`; `similarity` is a matrix [N, M] with M >= N. The weights are
+    fp32 (fp64 for fp64), as in the loss, which never materialises them. Source: the paper's Eq. 4.
 
     Raises:
         ValueError, TypeError: an argument breaks a rule, or a negative's similarity is not finite.
@@ -307,14 +308,16 @@ def soft_weights(
         raise ValueError(
             f"similarity must have shape [N, M] with M >= N, got {list(similarity.shape)}"
         )
-    if not similarity.is_floating_point():
-        raise TypeError(f"similarity must have a floating-point type, got {similarity.dtype}")
+    checks.check_floating("similarity", similarity)
     checks.check_rule(alpha, beta, temperature, min_weight)
     negatives = similarity.shape[1] - 1
-    if negatives > 0 and beta * negatives <= alpha:
+    if negatives > 0 and not rows.has_normaliser(alpha, beta, negatives):
         checks.warn_few_negatives(alpha, beta, negatives, stacklevel=3)
+    similarity = similarity.detach()
+    if similarity.dtype != torch.float64:
+        similarity = similarity.float()
     weights = reference.soft_weights(
-        similarity.detach(), alpha=alpha, beta=beta, temperature=temperature, min_weight=min_weight
+        similarity, alpha=alpha, beta=beta, temperature=temperature, min_weight=min_weight
     )
     if similarity.device.type == "cpu":
         checks.check_finite(weights, similarity, None, 0, False)

@@ -31,8 +31,9 @@ class _Loss(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the stored arguments."""
-        scale = self.scale.item() if isinstance(self.scale, Tensor) else self.scale
-        shown = {**self.options, "scale": scale}
+        shown = {**self.options, "scale": self.scale}
+        if isinstance(self.scale, Tensor):  # one on "meta" has no value
+            shown["scale"] = "learned" if self.scale.is_meta else self.scale.item()
         return ", ".join(f"{name}={value}" for name, value in shown.items())
 
 

@@ -151,8 +151,9 @@ def _scaled(grads: tuple[Tensor | None, ...], grad_loss: Tensor) -> tuple[Tensor
     """Return the gradients times the loss's own; autograd casts them to the inputs' types."""
     _refuse_double_backward()
     # loss.backward() brings exactly 1: on the CPU, where looking is free, no copy is made. A
-    # traced gradient is no plain Tensor, and cannot be looked at.
-    if type(grad_loss) is Tensor and grad_loss.is_cpu and grad_loss.item() == 1:
+    # traced gradient, no plain Tensor or under a mode that records, cannot be looked at.
+    plain = type(grad_loss) is Tensor and torch._C._len_torch_dispatch_stack() == 0
+    if plain and grad_loss.is_cpu and grad_loss.item() == 1:
         return grads
     # Out of place: the graph may be walked again (retain_graph). The 0-d fp32 factor is not rounded
     # to a half type first: that would bias the whole gradient.

@@ -62,11 +62,13 @@ def soft_weights(
     negative = _negatives(positive, groups)
     judged = negative if known is None else negative & known
     count = judged.sum(dim=1, keepdim=True).to(similarity.dtype)
+    # A difference of rounding alone, 0.1 * 19 - 1.9, is no normaliser.
+    normalised = (count > 0) & (beta * count - alpha > 1e-6 * abs(alpha))
 
     share = log_shares(similarity, judged, temperature).exp()
     weights = (beta - alpha * share) / (beta - alpha / count)
     weights = weights.clamp(min=min_weight)
-    weights = torch.where((count > 0) & (beta * count > alpha), weights, torch.ones_like(weights))
+    weights = torch.where(normalised, weights, torch.ones_like(weights))
     weights = torch.where(judged, weights, torch.ones_like(weights))
     weights = torch.where(negative, weights, torch.zeros_like(weights))
     weights = torch.where(positive, torch.ones_like(weights), weights)
@@ -75,8 +77,12 @@ def soft_weights(
 
 def log_shares(similarity: Tensor, judged: Tensor, temperature: float) -> Tensor:
     """Return log S [N, M]: -inf where not `judged`, NaN in a row with a z that is not finite."""
-    z = (similarity.masked_fill(~judged, 0) / temperature).masked_fill(~judged, _MINUS_INFINITY)
-    shares = torch.log_softmax(z, dim=1).masked_fill(~judged, _MINUS_INFINITY)
+    z = similarity.masked_fill(~judged, _MINUS_INFINITY)
+    top = z.amax(dim=1, keepdim=True)  # first: z / temperature may overflow, their difference not
+    z = (similarity - torch.where(top.isinf(), 0, top)).masked_fill(~judged, 0)
+    z = z / max(temperature, torch.finfo(z.dtype).tiny)
+    shares = torch.log_softmax(z.masked_fill(~judged, _MINUS_INFINITY), dim=1)
+    shares = shares.masked_fill(~judged, _MINUS_INFINITY)
     return shares.masked_fill(_broken(similarity, judged) & judged, float("nan"))
 
 

@@ -30,6 +30,11 @@ class Rule(NamedTuple):
     eps: float
 
 
+def has_normaliser(alpha: float, beta: float, negatives: int | Tensor) -> bool | Tensor:
+    """Tell whether Eq. 4's normaliser is positive, and not an equality that was rounded."""
+    return beta * negatives - alpha > 1e-6 * abs(alpha)
+
+
 class Block(NamedTuple):
     """R rows against all codes."""
 
@@ -74,11 +79,17 @@ def _cross_entropy(rule: Rule, block: Block, need_gradient: bool) -> tuple[Tenso
     if need_gradient:
         scores.sub_(loss).exp_().scatter_(1, positive, torch.expm1(-loss))
     if rule.eps > 0:
-        p = torch.exp(-loss)
-        loss = -torch.log(p + rule.eps)
+        # log(p + eps) from the logarithms: neither 1 - p nor a tiny eps is lost.
+        log_p, log_eps = -loss, _log_eps(rule, loss)
+        loss = -torch.logaddexp(log_p, log_eps)
         if need_gradient:
-            scores.mul_(p / (p + rule.eps))
+            scores.mul_(torch.sigmoid(log_p - log_eps))  # times p / (p + eps)
     return loss, scores
+
+
+def _log_eps(rule: Rule, like: Tensor) -> Tensor:
+    log_eps = torch.full((), rule.eps, dtype=torch.float64, device=like.device).log()
+    return log_eps.to(like.dtype)
 
 
 class _Judged(NamedTuple):
@@ -143,11 +154,10 @@ def _soft_weights(rule: Rule, judged: _Judged) -> Tensor:
     alpha, beta, count = rule.alpha, rule.beta, judged.negatives
     weights = torch.softmax(_tempered(judged.z, rule.temperature), dim=1)
     if isinstance(count, Tensor):
-        count = count.to(weights.dtype)
-        weights = weights.mul_(-alpha).add_(beta).div_(beta - alpha / count)
+        weights = weights.mul_(-alpha).add_(beta).div_(beta - alpha / count.to(weights.dtype))
         weights = weights.clamp_(min=rule.min_weight)
-        return torch.where((beta * count > alpha) & (count > 0), weights, 1.0)
-    if count > 0 and beta * count > alpha:
+        return torch.where(has_normaliser(alpha, beta, count) & (count > 0), weights, 1.0)
+    if count > 0 and has_normaliser(alpha, beta, count):
         normaliser = beta - alpha / count
         weights = weights.mul_(-alpha / normaliser).add_(beta / normaliser)
         return weights.clamp_(min=rule.min_weight)
@@ -230,8 +240,7 @@ def _weighted_info_nce(rule: Rule, block: Block) -> tuple[Tensor, Tensor]:
     log_p, p_top, y_log_top = peak.log_p, torch.exp(-peak.log_z), -y * peak.log_z
     p = peak.share.mul_(peak.rest)
     if rule.eps > 0:
-        log_eps = torch.full((), rule.eps, dtype=torch.float64, device=log_p.device).log()
-        log_eps = log_eps.to(log_p.dtype)
+        log_eps = _log_eps(rule, log_p)
         log_sum = (target * torch.logaddexp(log_p, log_eps)).sum(dim=1, keepdim=True)
         target.mul_(torch.sigmoid(log_p - log_eps))  # times P / (P + eps)
         y_log_top = y_log_top + y * torch.log1p(rule.eps / p_top)

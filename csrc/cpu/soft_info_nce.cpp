@@ -66,10 +66,10 @@ Tensor dense(const Tensor& tensor, ScalarType type) {
   return typed.is_contiguous() ? typed : torch::stable::contiguous(typed);
 }
 
-// bf16 where its products are taken, else the type sums are kept in.
+// bf16 where its products, which are fp32, are taken; else the type sums are kept in.
 ScalarType operand_type(const Tensor& tensor, ScalarType type) {
-  return tensor.scalar_type() == ScalarType::BFloat16 && multiplies_bf16() ? ScalarType::BFloat16
-                                                                           : type;
+  const bool as_bf16 = tensor.scalar_type() == ScalarType::BFloat16 && type == ScalarType::Float;
+  return as_bf16 && multiplies_bf16() ? ScalarType::BFloat16 : type;
 }
 
 template <typename T>
