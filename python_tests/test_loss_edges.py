@@ -7,7 +7,7 @@ import math
 import problems
 import pytest
 import torch
-from problems import RULE
+from problems import FAMILY, RULE
 from test_cpu_driver import printed
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -82,6 +82,31 @@ def test_eps_costs_a_near_zero_loss_no_accuracy(impl):
     got = sx.soft_info_nce(query, code, impl=impl, **options)
     wanted = math.log1p(math.exp(-12)) - math.log1p(1e-9 * (1 + math.exp(-12)))
     assert float(got) == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_autocast_takes_sides_of_two_types_as_a_product_does(impl):
+    query, code = problems.embeddings(6, 8, 16, torch.float32)
+    teacher = (torch.randn(6, 5), torch.randn(8, 5).bfloat16())
+    halves = query.bfloat16(), code.bfloat16(), tuple(part.bfloat16() for part in teacher)
+    wanted = sx.soft_info_nce(*halves, impl=impl, **RULE)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(sx.soft_info_nce(halves[0], code, teacher, impl=impl, **RULE), wanted)
+    with pytest.raises(TypeError, match="code must have query's type"):
+        sx.soft_info_nce(halves[0], code, teacher, impl=impl, **RULE)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_vmap_is_a_loop_over_batches(name):
+    query, z = torch.randn(3, 5, 4).double(), torch.randn(3, 5, 7).double()
+    code = torch.randn(7, 4).double()
+    function, rule = FAMILY[name]
+
+    def loss(query, z):
+        return getattr(sx, function)(query, code, z, reduction="none", **rule)
+
+    got = torch.func.vmap(loss)(query, z)
+    assert torch.allclose(got, torch.stack([loss(*pair) for pair in zip(query, z, strict=True)]))
 
 
 @pytest.mark.parametrize("impl", IMPLS)

@@ -36,7 +36,7 @@ def check_embeddings(query: Tensor, code: Tensor, positive_offset: int) -> None:
         raise ValueError(f"code must have query's {query.shape[1]} columns, got {code.shape[1]}")
     if m < n:
         raise ValueError(f"code must have at least query's {n} rows, got {m}")
-    if code.dtype != query.dtype:
+    if not _have_one_type(query, code):
         raise TypeError(f"code must have query's type {query.dtype}, got {code.dtype}")
     if code.device != query.device:
         raise ValueError(f"code must be on query's device {query.device}, got {code.device}")
@@ -68,7 +68,7 @@ def check_similarity(similarity: Similarity, query: Tensor, code: Tensor) -> Non
             ("similarity[0], the teacher's query vectors,", similarity[0], [n, width]),
             ("similarity[1], the teacher's code vectors,", similarity[1], [m, width]),
         ]
-        if similarity[0].dtype != similarity[1].dtype:
+        if not _have_one_type(*similarity):
             raise TypeError(
                 "similarity's teacher vectors must have one type, got "
                 f"{similarity[0].dtype} and {similarity[1].dtype}"
@@ -129,6 +129,19 @@ def _check_factors(factors: BM25Factors, query: Tensor, code: Tensor) -> None:
             f"similarity.document_length must have at most {m} elements, one per code, got "
             f"{factors.document_length.shape[0]}"
         )
+
+
+def autocast_type(device: str) -> torch.dtype | None:
+    """Return the type autocast makes of a matrix product's operands, None where it is not at work."""
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return None
+    return torch.get_autocast_dtype(device)
+
+
+def _have_one_type(a: Tensor, b: Tensor) -> bool:
+    if a.dtype == b.dtype:
+        return True
+    return torch.float64 not in (a.dtype, b.dtype) and autocast_type(a.device.type) is not None
 
 
 def check_floating(name: str, tensor: Tensor) -> None:

@@ -47,14 +47,15 @@ def loss(
         checks.check_scale(scale, query.dtype)
 
     device = query.device.type
-    query, code = _autocast(query, device), _autocast(code, device)
+    half = checks.autocast_type(device)
+    query, code = _cast(query, half), _cast(code, half)
     given: tuple[Tensor, ...] = ()  # the similarity as a tuple of tensors, whatever its kind
     if isinstance(similarity, Tensor):
         given = (similarity.detach(),)
     elif isinstance(similarity, BM25Factors):
         given = tuple(similarity)
     elif similarity is not None:
-        given = tuple(_autocast(vectors.detach(), device) for vectors in similarity)
+        given = tuple(_cast(vectors.detach(), half) for vectors in similarity)
 
     if _use_native(impl, device):
         result = _native(rule, query, code, given, scale, positive_offset, groups, reduction)
@@ -125,17 +126,13 @@ def _use_native(impl: str, device: str) -> bool:
     return True
 
 
+def _cast(tensor: Tensor, half: torch.dtype | None) -> Tensor:
+    """Cast as autocast would cast a matrix product's operand."""
+    return tensor if half is None or tensor.dtype == torch.float64 else tensor.to(half)
+
+
 def _is_traced(result: Tensor) -> bool:
     """Tell whether asking for a value would fail: it is compiled, fake, or being recorded."""
     if torch.compiler.is_compiling() or type(result) is not Tensor:
         return True
     return torch._C._len_torch_dispatch_stack() > 0
-
-
-def _autocast(tensor: Tensor, device: str) -> Tensor:
-    """Cast as autocast would cast a matrix product's operand."""
-    if tensor.dtype == torch.float64 or not torch.amp.is_autocast_available(device):
-        return tensor
-    if not torch.is_autocast_enabled(device):
-        return tensor
-    return tensor.to(torch.get_autocast_dtype(device))

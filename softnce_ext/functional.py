@@ -36,8 +36,9 @@ def soft_info_nce(
 
     Args:
         query: Query embeddings, [N, D], fp32, fp64, bf16 or fp16.
-        code: Code embeddings, [M, D], M >= N, of query's type and device. The positive of row i is
-            column ``i + positive_offset``, every other column is a negative.
+        code: Code embeddings, [M, D], M >= N, of query's device and type (autocast casts both, so
+            that under it they may differ). The positive of row i is column ``i + positive_offset``,
+            every other column is a negative.
         similarity: How similar a frozen estimator finds each pair: None (plain InfoNCE), raw
             similarities [N, M], the estimator's vectors ``(teacher_query [N, Dt], teacher_code [M,
             Dt])``, whose dot products are taken block by block, or `softnce_ext.BM25Factors`. The

@@ -200,7 +200,8 @@ def bce(
     log_p = scores - log_z
     # 1 - P_ij as a difference for all columns but the largest, as the sum of the others for it:
     # the difference would be 0 where P_ij rounds to 1.
-    largest = torch.zeros_like(counts).scatter_(1, scores.argmax(dim=1, keepdim=True), True)
+    column = torch.arange(scores.shape[1], device=scores.device)
+    largest = column == scores.argmax(dim=1, keepdim=True)
     lonely = counts.sum(dim=1, keepdim=True) == 1
     others = torch.logsumexp(scores.masked_fill(largest & ~lonely, _MINUS_INFINITY), 1, True)
     log_q = torch.where(largest, others - log_z, torch.log1p(-log_p.masked_fill(largest, -1).exp()))
