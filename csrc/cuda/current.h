@@ -2,6 +2,10 @@
 #pragma once
 
 #include <cuda_runtime.h>
+#include <torch/csrc/stable/macros.h>
+
+#include <array>
+#include <mutex>
 
 #include "../arguments.h"
 #include "rows.h"
@@ -17,25 +21,49 @@ class Current {
     STD_CUDA_CHECK(cudaSetDevice(device_));
     void* stream = nullptr;
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_, &stream));
-    limits_.shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
-    limits_.clusters = attribute(cudaDevAttrComputeCapabilityMajor) >= 9;
-    stream_ = {static_cast<cudaStream_t>(stream), limits_.shared_bytes};
+    gpu_ = gpu_of(device_);
+    stream_ = {static_cast<cudaStream_t>(stream), gpu_.limits.shared_bytes};
   }
 
   int device() const { return device_; }
-  const Limits& limits() const { return limits_; }
+  const Limits& limits() const { return gpu_.limits; }
   const Stream& stream() const { return stream_; }
+  // Multiprocessors of a GPU that runs the small batch's kernel, else 0.
+  int cooperative() const { return gpu_.cooperative; }
 
-  int attribute(cudaDeviceAttr name) const {
+ private:
+  struct Gpu {
+    Limits limits;
+    int cooperative;
+  };
+
+  static int attribute(cudaDeviceAttr name, int device) {
     int value = 0;
-    STD_CUDA_CHECK(cudaDeviceGetAttribute(&value, name, device_));
+    STD_CUDA_CHECK(cudaDeviceGetAttribute(&value, name, device));
     return value;
   }
 
- private:
+  // Asked once; `device` is the current one.
+  static const Gpu& gpu_of(int device) {
+    constexpr int kGpus = 256;
+    static std::array<std::once_flag, kGpus> asked;
+    static std::array<Gpu, kGpus> gpus;
+    STD_TORCH_CHECK(device >= 0 && device < kGpus, "there is no GPU ", device);
+    std::call_once(asked[device], [&] {
+      // What a GPU can do counts only as far as the kernels were compiled for it: it also runs the
+      // PTX of an older one, in which clusters and tensor cores are left out.
+      int version = 0;
+      STD_CUDA_CHECK(compiled_version(&version));
+      const bool has_grids = version >= 80 && attribute(cudaDevAttrCooperativeLaunch, device) != 0;
+      gpus[device] = {{attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device), version >= 90},
+                      has_grids ? attribute(cudaDevAttrMultiProcessorCount, device) : 0};
+    });
+    return gpus[device];
+  }
+
   int device_;
   torch::stable::accelerator::DeviceGuard guard_;
-  Limits limits_;
+  Gpu gpu_;
   Stream stream_;
 };
 

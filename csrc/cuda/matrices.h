@@ -1,6 +1,9 @@
 // torch's tensors as the GEMMs and the kernels take them.
 #pragma once
 
+#include <algorithm>
+#include <initializer_list>
+
 #include "blas.h"
 #include "plan.h"
 #include "row_block.h"
@@ -28,8 +31,24 @@ inline Tensor as_type(const Tensor& tensor, ScalarType type) {
   return tensor.scalar_type() == type ? tensor : torch::stable::to(tensor, type);
 }
 
+// Of one or two dimensions, or none. By the shim that compiled models call:
+// torch::stable::new_empty goes through the dispatcher, and several of those take as long as a
+// small batch's kernel.
+inline Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes,
+                         ScalarType type) {
+  int64_t strides[] = {1, 1};
+  if (sizes.size() == 2) strides[0] = std::max<int64_t>(*(sizes.begin() + 1), 1);
+  AtenTensorHandle made = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      static_cast<int64_t>(sizes.size()), sizes.begin(), strides,
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(type)),
+      aoti_torch_device_type_cuda(), like.get_device_index(), &made));
+  return Tensor(made);
+}
+
 inline Tensor dense(const Tensor& tensor, ScalarType type) {
-  return torch::stable::contiguous(as_type(tensor, type));
+  const Tensor typed = as_type(tensor, type);
+  return typed.is_contiguous() ? typed : torch::stable::contiguous(typed);
 }
 
 inline char* element(const Tensor& tensor, int64_t index) {
@@ -64,7 +83,7 @@ const V* data_of(const std::optional<Tensor>& tensor, int64_t begin = 0) {
 
 inline std::optional<Tensor> contiguous(const std::optional<Tensor>& tensor) {
   if (!tensor) return std::nullopt;
-  return torch::stable::contiguous(*tensor);
+  return dense(*tensor, tensor->scalar_type());
 }
 
 // The factors of the queries from `begin` on; check_factors holds their lengths together.

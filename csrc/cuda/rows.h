@@ -16,6 +16,9 @@ struct Stream {
   int64_t shared_bytes;
 };
 
+// The compute capability that the kernels the current GPU runs were compiled for, 90 for 9.0.
+cudaError_t compiled_version(int* version);
+
 cudaError_t launch_rows(const RowBlock<float>& block, Family family, const RowPlan& plan,
                         const Stream& stream);
 cudaError_t launch_rows(const RowBlock<double>& block, Family family, const RowPlan& plan,

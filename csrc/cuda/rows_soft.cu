@@ -3,6 +3,14 @@
 
 namespace softnce::cuda {
 
+cudaError_t compiled_version(int* version) {
+  cudaFuncAttributes attributes{};
+  const cudaError_t error =
+      cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(&total_kernel<float>));
+  *version = attributes.ptxVersion;
+  return error;
+}
+
 cudaError_t launch_soft_rows(const RowBlock<float>& block, const RowPlan& plan,
                              const Stream& stream) {
   if (plan.place == Place::kWarp)

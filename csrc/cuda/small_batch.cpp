@@ -52,14 +52,14 @@ template <typename V>
 int64_t live_blocks(const Current& current) {
   constexpr size_t kGpus = 64;
   static std::array<std::atomic<int64_t>, kGpus> known{};  // plus 1
-  const auto gpu = static_cast<size_t>(current.device()) % kGpus;
-  if (const int64_t found = known[gpu].load()) return found - 1;
+  const auto gpu = static_cast<size_t>(current.device());
+  if (gpu < kGpus)
+    if (const int64_t found = known[gpu].load()) return found - 1;
   int blocks = 0;
-  if (current.attribute(cudaDevAttrCooperativeLaunch) != 0 &&
-      current.attribute(cudaDevAttrComputeCapabilityMajor) >= 8)
+  if (current.cooperative() > 0)
     STD_CUDA_CHECK(fused_blocks<V>(kFusedColumns, current.stream(), &blocks));
-  const int64_t all = blocks * int64_t{current.attribute(cudaDevAttrMultiProcessorCount)};
-  known[gpu].store(all + 1);
+  const int64_t all = blocks * int64_t{current.cooperative()};
+  if (gpu < kGpus) known[gpu].store(all + 1);
   return all;
 }
 
@@ -83,7 +83,7 @@ std::optional<Outputs> run(const Arguments& a, const Current& current, const Wan
 
   Outputs out = new_outputs(a, wanted, gradient_type(input));
   const int64_t n = a.rows(), stride = padded(a.columns());
-  const Tensor scores = torch::stable::new_empty(query, {n, stride}, ScalarType::Float);
+  const Tensor scores = new_tensor(query, {n, stride}, ScalarType::Float);
   FusedStep step{};
   step.common = family(a) == Family::kSoft;
   step.rows = common_rows<float>(a, wanted, input);
@@ -92,7 +92,7 @@ std::optional<Outputs> run(const Arguments& a, const Current& current, const Wan
   std::optional<Tensor> products;
   std::optional<GivenSimilarity> similarity;
   if (teacher_query) {
-    products = torch::stable::new_empty(query, {n, stride}, ScalarType::Float);
+    products = new_tensor(query, {n, stride}, ScalarType::Float);
     step.products = products->mutable_data_ptr<float>();
     step.rows.similarity = step.products;
     step.rows.similarity_type = Storage::kFloat;

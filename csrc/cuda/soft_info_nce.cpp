@@ -20,7 +20,9 @@
 // and multiplied as TF32, whose 11 significant bits are those of fp16 in the range of fp32.
 #include <algorithm>
 #include <optional>
+#include <string>
 #include <tuple>
+#include <utility>
 
 #include "step.h"
 
@@ -53,28 +55,33 @@ struct Buffers {
   std::optional<Tensor> scratch;  // [R, padded M]: the teacher's similarities, or long rows' values
 };
 
-// How many rows would fit, in words; asked of the driver only where memory did not suffice.
-std::string rows_that_fit(int64_t row_bytes) {
+// How many of the wanted rows would fit, in words; asked of the driver only where memory did not
+// suffice. torch may hold memory that the driver calls used, or be forbidden some that is free.
+std::string rows_that_fit(int64_t row_bytes, int64_t wanted) {
   size_t free = 0, total = 0;
   if (cudaMemGetInfo(&free, &total) != cudaSuccess) return "fewer would fit";
   const int64_t rows = static_cast<int64_t>(free) / row_bytes;
+  if (rows >= wanted) return "fewer would fit";
   return rows == 0 ? "not even one fits" : "block_rows = " + std::to_string(rows) + " would fit";
 }
 
-// Where the caller leaves the choice, half as many rows are tried where memory does not suffice:
-// slower, with the same result.
-Buffers allocate(const Tensor& like, const Arguments& a, ScalarType type, bool has_scratch) {
+// Buffers, and the outputs that are to have room beside them. Where the caller leaves the choice,
+// half as many rows are tried where memory does not suffice: slower, with the same result.
+std::tuple<Buffers, Outputs> allocate(const Arguments& a, const Wanted& wanted, bool has_scratch) {
+  const ScalarType input = a.query.scalar_type(), type = accumulate_type(input);
   const int64_t stride = padded(a.columns());
   for (int64_t rows = choose_block_rows(a);; rows = divide_up(rows, 2)) {
     try {
-      Buffers buffers{rows, torch::stable::new_empty(like, {rows, stride}, type), {}};
-      if (has_scratch) buffers.scratch = torch::stable::new_empty(like, {rows, stride}, type);
-      return buffers;
+      // grad_code is added to by block after block.
+      Outputs out = new_outputs(a, wanted, rows < a.rows() ? type : gradient_type(input));
+      Buffers buffers{rows, new_tensor(a.query, {rows, stride}, type), {}};
+      if (has_scratch) buffers.scratch = new_tensor(a.query, {rows, stride}, type);
+      return {std::move(buffers), std::move(out)};
     } catch (const std::exception& error) {
       if (rows > kTileRows && a.block_rows == 0) continue;
       const int64_t row_bytes = (has_scratch ? 2 : 1) * stride * bytes_of(type);
       STD_TORCH_CHECK(false, "no memory for a block of ", rows, " rows of scores, ", row_bytes,
-                      " bytes each: ", rows_that_fit(row_bytes), " (", error.what(), ")");
+                      " bytes each: ", rows_that_fit(row_bytes, rows), " (", error.what(), ")");
     }
   }
 }
@@ -108,15 +115,13 @@ Outputs run_blocks(const Arguments& a, const Current& current, const Wanted& wan
   const Family family = family_of(a.rule.objective, a.factors.has_value());
   const RowPlan plan = plan_rows(family, m, bytes_of(type), current.limits());
   const bool long_rows = plan.place == Place::kGlobal && a.has_similarity();
-  const Buffers buffers = allocate(query, a, type, teacher_query || long_rows);
-  const ScalarType gradient = gradient_type(input);
-  Outputs out = new_outputs(a, wanted, buffers.rows < n ? type : gradient);
+  const Blas blas;  // torch gives it a workspace: before the largest block that fits is taken
+  auto [buffers, out] = allocate(a, wanted, teacher_query || long_rows);
 
   block.scores = buffers.scores.template mutable_data_ptr<T>();
   block.scratch = long_rows ? buffers.scratch->template mutable_data_ptr<T>() : nullptr;
   block.code_groups = data_of<int64_t>(code_groups);
 
-  const Blas blas;
   for (int64_t begin = 0; begin < n; begin += buffers.rows) {
     const int64_t count = std::min(buffers.rows, n - begin);
     const Matrix query_block = rows_of(query, begin, count);
@@ -148,11 +153,11 @@ Outputs run_blocks(const Arguments& a, const Current& current, const Wanted& wan
       blas.gemm(rows_of(out.grad_code, 0, m), transpose(grad_scores), query_block, alpha,
                 begin == 0 ? 0 : 1, tf32);
   }
-  out.grad_code = as_type(out.grad_code, gradient);
+  out.grad_code = as_type(out.grad_code, gradient_type(input));
   if (out.total)
     STD_CUDA_CHECK(launch_total(out.loss.template const_data_ptr<T>(), n, wanted.row_weight,
                                 out.total->template mutable_data_ptr<T>(), current.stream()));
-  return out;
+  return std::move(out);
 }
 
 template <typename T>

@@ -33,13 +33,12 @@ struct Outputs {
 inline Outputs new_outputs(const Arguments& a, const Wanted& wanted, ScalarType grad_code_type) {
   const ScalarType type = accumulate_type(a.query.scalar_type());
   const int64_t d = a.query.size(1);
-  Outputs out{
-      torch::stable::new_empty(a.query, {a.rows()}, type),
-      torch::stable::new_empty(a.query, {wanted.grad_query ? a.rows() : 0, d},
-                               gradient_type(a.query.scalar_type())),
-      torch::stable::new_empty(a.query, {wanted.grad_code ? a.columns() : 0, d}, grad_code_type),
-      {}};
-  if (wanted.total) out.total = torch::stable::new_empty(a.query, {}, type);
+  Outputs out{new_tensor(a.query, {a.rows()}, type),
+              new_tensor(a.query, {wanted.grad_query ? a.rows() : 0, d},
+                         gradient_type(a.query.scalar_type())),
+              new_tensor(a.query, {wanted.grad_code ? a.columns() : 0, d}, grad_code_type),
+              {}};
+  if (wanted.total) out.total = new_tensor(a.query, {}, type);
   return out;
 }
 
