@@ -83,7 +83,8 @@ def test_every_row_length_and_place_of_a_row(dtype, kind, grouped, columns):
     options = {"scale": 10.0, "positive_offset": offset, "groups": groups}
     got = native(query, code, similarity, **options)
     wanted = truth(query, code, similarity, **options)
-    gradient_error = {torch.float64: 1e-9, torch.float32: 1e-5}.get(dtype, 1e-2)
+    # fp32 products over half a million columns round as often.
+    gradient_error = {torch.float64: 1e-9, torch.float32: 5e-5}.get(dtype, 1e-2)
     assert error(got[0], wanted[0]) <= (1e-12 if dtype == torch.float64 else 2e-6)
     assert max(error(got[1], wanted[1]), error(got[2], wanted[2])) <= gradient_error
 
@@ -253,7 +254,8 @@ def test_nothing_waits_for_the_gpu():
 def test_memory_beside_inputs_and_gradients_is_one_block():
     n, d = 12_288, 64
     query, code, _ = inputs(n, n, d, torch.float32, "none")
-    native(query[:64].detach().requires_grad_(), code[:64].detach().requires_grad_(), None)
+    few = op_arguments(query[:64], code[:64], None, 64, 0)  # by cuBLAS, whose workspace
+    torch.ops.softnce_ext.soft_info_nce(*few, True, True, True)  # is then there
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -268,12 +270,14 @@ def test_blocks_shrink_where_memory_does_not_suffice():
     op = torch.ops.softnce_ext.soft_info_nce
     expected = op(*op_arguments(query, code, None, 0, 0), True, True, True)
     torch.cuda.empty_cache()
-    free = 64 * 2**20  # half of a block of 4,096 rows
+    free = 96 * 2**20  # a block of 2,048 rows and the outputs, but not one of 4,096
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + free) / total)
     try:
         got = op(*op_arguments(query, code, None, 0, 0), True, True, True)
-        with pytest.raises(RuntimeError, match="no memory for a block of 8192 rows.*block_rows"):
+        with pytest.raises(
+            RuntimeError, match="no memory for a block of 8192 rows.*fewer would fit"
+        ):
             op(*op_arguments(query, code, None, n, 0), True, True, True)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)

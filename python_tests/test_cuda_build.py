@@ -57,7 +57,8 @@ def build(tmp_path_factory):
     done = configure(folder, *options)
     assert done.returncode == 0, done.stdout + done.stderr
     command = [str(native.find_tool("cmake")), "--build", str(folder), "--target", "_C_cuda", "-v"]
-    done = subprocess.run([*command, "-j2"], capture_output=True, text=True)
+    cores = f"-j{len(os.sched_getaffinity(0))}"
+    done = subprocess.run([*command, cores], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder, done.stdout
 
@@ -143,3 +144,15 @@ def test_unreadable_architecture_list_is_refused(tmp_path):
     done = configure(tmp_path, TORCH_CUDA_ARCH_LIST="Hopper")
     assert done.returncode != 0
     assert "got 'Hopper'" in done.stderr
+
+
+def test_gpu_script_runs_every_test_that_needs_a_gpu():
+    script = (native.source_dir() / "benchmarks" / "gpu.sh").read_text()
+    (pattern,) = re.findall(r"grep -l '(.+?)' python_tests/test_\*\.py", script)
+    tests = {path.name: path.read_text() for path in Path(__file__).parent.glob("test_*.py")}
+    run = {name for name, text in tests.items() if re.search(pattern, text, re.MULTILINE)}
+    needing = {
+        name for name, text in tests.items() if re.search(r"^(from|import) gpu\b", text, re.M)
+    }
+    assert run == needing
+    assert {"test_cuda.py", "test_cuda_family.py", "test_cuda_small_batch.py"} <= run
