@@ -9,8 +9,8 @@ import problems
 import pytest
 import torch
 from bridge import ORDERS, run_kernel, tsan_driver
+from cuda_rows import OBJECTIVES, RULE_OF, STORAGE, words
 from problems import FAMILY
-from test_cuda_kernels import OBJECTIVES, RULE_OF, STORAGE, words
 
 from softnce_ext import reference
 

@@ -9,23 +9,19 @@ import problems
 import pytest
 import torch
 from bridge import ORDERS, run_kernel, tsan_driver
-from cuda_rows import (  # noqa: F401 (test_cuda_fused.py takes some from here)
+from cuda_rows import (
     ANY,
     BLOCK,
     COMMON,
     FAST,
     GLOBAL,
-    OBJECTIVES,
     PLACES,
     PLANNED,
-    RULE_OF,
-    STORAGE,
     TOLERANCE,
     WARP,
     Problem,
     check,
     rule_of,
-    words,
 )
 from problems import FAMILY
 
