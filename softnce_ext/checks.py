@@ -132,7 +132,7 @@ def _check_factors(factors: BM25Factors, query: Tensor, code: Tensor) -> None:
 
 
 def autocast_type(device: str) -> torch.dtype | None:
-    """Return the type autocast makes of a matrix product's operands, None where it is not at work."""
+    """Return the type autocast gives a product's operands, None where it is not at work."""
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return None
     return torch.get_autocast_dtype(device)

@@ -38,9 +38,10 @@ def loss(
         rule = rule._replace(eps=max(rule.eps, torch.finfo(torch.float32).tiny))
 
     if isinstance(scale, Tensor):  # autograd gives its gradient through the product
-        if scale.dim() != 0:
+        if scale.dim() != 0 or scale.is_complex():
             raise ValueError(
-                f"scale must be a number or a 0-d tensor, got shape {list(scale.shape)}"
+                "scale must be a number or a real 0-d tensor, got "
+                f"{scale.dtype} of shape {list(scale.shape)}"
             )
         query, scale = query * scale, 1.0  # a 0-d factor does not change query's type
     else:
