@@ -502,7 +502,7 @@ BAD = [
     ({"min_weight": 1.5}, ValueError, r"min_weight must be in \[0, 1\], got 1.5"),
     ({"eps": -1e-9}, ValueError, r"eps must be in \[0, 1\], got -1e-09"),
     ({"scale": torch.ones(2)}, ValueError, "scale must be a number or a real 0-d tensor"),
-    ({"scale": torch.tensor(1j)}, ValueError, "scale must be .* real 0-d tensor, got torch.complex"),
+    ({"scale": torch.tensor(1j)}, ValueError, "scale must be .* real 0-d tensor, got torch.co"),
     ({"scale": None}, TypeError, "scale must be a number, got NoneType"),
     ({"positive_offset": 3}, ValueError, r"positive_offset must be in \[0, 2\]"),
     ({"positive_offset": 1.0}, TypeError, "positive_offset must be an int, got float"),

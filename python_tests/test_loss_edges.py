@@ -9,6 +9,7 @@ import pytest
 import torch
 from problems import FAMILY, RULE
 from test_cpu_driver import printed
+from test_losses_family import without_text
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -159,6 +160,33 @@ def test_a_learnable_scale_is_not_rounded_to_the_embeddings_type(impl):
     code = torch.tensor([[0.0], [0.125]], dtype=torch.bfloat16)
     got = sx.info_nce(query, code, scale=torch.tensor(14.2857), impl=impl)
     assert float(got) == pytest.approx(math.log1p(math.exp(42.75 * 0.125)), rel=1e-6)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("query_indptr", torch.tensor([0, 2, 1, 3]), "query_indptr must rise from 0 to 3"),
+        ("indptr", torch.tensor([1, 2]), "indptr must rise from 0 to 2"),
+        ("query_term", torch.tensor([0, -1, 0]).int(), r"query_term must lie in \[0, 1\)"),
+        ("document", torch.tensor([0, 1000]).int(), r"document must lie in \[0, 5\)"),
+    ],
+)
+def test_factors_that_point_outside_are_refused(impl, name, value, sentence):
+    query, code = torch.randn(3, 4), torch.randn(5, 4)
+    factors = without_text(3, 5, [0, 2])._replace(**{name: value})
+    with pytest.raises((ValueError, RuntimeError), match=sentence):
+        sx.bce(query, code, factors, temperature=1.0, impl=impl)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_a_broken_similarity_of_the_positive_is_found_beside_codes_without_one(impl):
+    factors = without_text(1, 3, [0])
+    factors.weight[0] = float("inf")
+    with pytest.raises(ValueError, match=r"similarity.weight must be finite, at \[0\]"):
+        sx.threshold_cancellation(
+            torch.randn(1, 4), torch.randn(3, 4), factors, ratio=0.5, impl=impl
+        )
 
 
 MIXED = """

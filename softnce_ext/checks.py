@@ -131,6 +131,23 @@ def _check_factors(factors: BM25Factors, query: Tensor, code: Tensor) -> None:
         )
 
 
+def check_indices(factors: BM25Factors) -> None:
+    """Hold every index of the factors against where it points; on CUDA that would synchronise."""
+    for name, entries in (("query_indptr", factors.query_term), ("indptr", factors.document)):
+        indptr, end = getattr(factors, name), entries.shape[0]
+        if indptr[0] != 0 or indptr[-1] != end or (indptr.diff() < 0).any():
+            raise ValueError(f"similarity.{name} must rise from 0 to {end}")
+    terms, documents = factors.indptr.shape[0] - 1, factors.document_length.shape[0]
+    for name, end in (("query_term", terms), ("document", documents)):
+        index = getattr(factors, name)
+        outside = ((index < 0) | (index >= end)).nonzero()
+        if len(outside):
+            at = int(outside[0])
+            raise ValueError(
+                f"similarity.{name} must lie in [0, {end}), got {int(index[at])} at [{at}]"
+            )
+
+
 def autocast_type(device: str) -> torch.dtype | None:
     """Return the type autocast gives a product's operands, None where it is not at work."""
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):

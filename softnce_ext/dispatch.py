@@ -61,6 +61,12 @@ def loss(
     if _use_native(impl, device):
         result = _native(rule, query, code, given, scale, positive_offset, groups, reduction)
     else:
+        if (
+            isinstance(similarity, BM25Factors)
+            and device == "cpu"
+            and not _is_traced(similarity[0])
+        ):
+            checks.check_indices(similarity)  # the native op looks for itself
         problem = blocks.Problem(rule, given, groups or (), scale, positive_offset)
         result = blocks.loss(query, code, problem, reduction)
     if similarity is not None and device == "cpu" and not _is_traced(result):
@@ -132,8 +138,8 @@ def _cast(tensor: Tensor, half: torch.dtype | None) -> Tensor:
     return tensor if half is None or tensor.dtype == torch.float64 else tensor.to(half)
 
 
-def _is_traced(result: Tensor) -> bool:
+def _is_traced(tensor: Tensor) -> bool:
     """Tell whether asking for a value would fail: it is compiled, fake, or being recorded."""
-    if torch.compiler.is_compiling() or type(result) is not Tensor:
+    if torch.compiler.is_compiling() or type(tensor) is not Tensor:
         return True
     return torch._C._len_torch_dispatch_stack() > 0

@@ -152,10 +152,7 @@ def top_k_cancellation(
     judged = batch.negative & batch.known
     z = batch.similarity.masked_fill(~judged, _MINUS_INFINITY)
     order = z.sort(dim=1, descending=True, stable=True).indices  # of equals the lower column first
-    place = torch.empty_like(order).scatter_(
-        1, order, torch.arange(z.shape[1], device=z.device).expand_as(order)
-    )
-    dropped = judged & (place < k)
+    dropped = judged & (order.argsort(dim=1) < k)  # the place of each column in the order
     return _cancelled(batch, dropped, _broken(batch.similarity, judged), reduction)
 
 

@@ -141,8 +141,11 @@ def _weights(rule: Rule, block: Block) -> Tensor:
             own_known = block.known[block.positive]
             bound = bound.masked_fill(~own_known, float("inf"))
             own_broken = own_broken & own_known
+        # Whatever the positive's own, a row without negatives has nothing to learn.
+        counts = torch.ones_like(own_broken) if block.masked is None else ~block.masked
+        has_negatives = counts.expand_as(judged.z).sum(dim=1, keepdim=True) > 1
         weights = (judged.z < bound).to(own.dtype)
-        broken = broken | (own_broken & (judged.negatives > 0))
+        broken = broken | (own_broken & has_negatives)
     if judged.outside is not None:
         weights.masked_fill_(judged.outside, 1)
     if block.masked is not None:
