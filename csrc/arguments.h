@@ -1,6 +1,6 @@
 // The arguments the three ops share, and the checks that memory safety needs.
 //
-// Friendlier checks with the user's own names stand in softnce_ext/functional.py; these hold for
+// Friendlier checks with the user's own names stand in softnce_ext/checks.py; these hold for
 // whoever calls the ops directly.
 #pragma once
 

@@ -159,22 +159,10 @@ struct Outputs {
   Tensor grad_code;   // [M, D] or empty
 };
 
-// What the rows of every block are held against.
-struct Columns {
-  std::vector<uint8_t> known;  // [M], or empty: all
-  std::optional<Tensor> query_groups, code_groups;
-
-  explicit Columns(const Arguments& a) : known(known_columns(a)) {
-    if (!a.query_groups) return;
-    query_groups = torch::stable::contiguous(*a.query_groups);
-    code_groups = torch::stable::contiguous(*a.code_groups);
-  }
-};
-
 // The row kernel over a block whose first row is `begin`, with its similarities z if they are a
 // matrix. Row i's gradient is that of gradient_weight(i) * loss_i.
 template <typename T, typename GradientWeight>
-void run_rows(const Arguments& a, const Columns& columns, const Buffers& buffers,
+void run_rows(const Arguments& a, const std::vector<uint8_t>& known, const Buffers& buffers,
               const std::optional<Tensor>& z, int64_t begin, int64_t count, bool need_gradient,
               GradientWeight gradient_weight, T* loss) {
   const int64_t m = a.columns();
@@ -185,11 +173,11 @@ void run_rows(const Arguments& a, const Columns& columns, const Buffers& buffers
   common.columns = m;
   common.eps = static_cast<T>(a.eps);
   common.need_gradient = need_gradient;
-  common.known = columns.known.empty() ? nullptr : columns.known.data();
+  common.known = known.empty() ? nullptr : known.data();
   const int64_t* query_groups = nullptr;
-  if (columns.query_groups) {
-    common.code_groups = columns.code_groups->const_data_ptr<int64_t>();
-    query_groups = columns.query_groups->const_data_ptr<int64_t>();
+  if (a.query_groups) {
+    common.code_groups = a.code_groups->const_data_ptr<int64_t>();
+    query_groups = a.query_groups->const_data_ptr<int64_t>();
   }
   const int64_t grain = std::max<int64_t>(1, kElementsPerThread / m);
   torch::stable::parallel_for(0, count, grain, [&](int64_t first, int64_t last) {
@@ -232,7 +220,7 @@ Outputs run_blocks(const Arguments& a, GradientWeight gradient_weight, bool need
     teacher_code_t = transposed(dense(*a.teacher_code, given));
   }
   if (a.factors) check_indices(*a.factors);
-  const Columns columns(a);
+  const std::vector<uint8_t> known = known_columns(a);
 
   const Tensor loss = empty({n}, type);
   const Tensor grad_query = empty({need_grad_query ? n : 0, d}, type);
@@ -257,7 +245,7 @@ Outputs run_blocks(const Arguments& a, GradientWeight gradient_weight, bool need
     } else if (a.similarity) {
       z = dense(rows_of(*a.similarity, begin, count), type);
     }
-    run_rows<T>(a, columns, buffers, z, begin, count, need_gradient, gradient_weight,
+    run_rows<T>(a, known, buffers, z, begin, count, need_gradient, gradient_weight,
                 loss.mutable_data_ptr<T>());
 
     const Tensor grad_scores = buffers.bf16 ? rows_of(*buffers.bf16, 0, count) : scores;
