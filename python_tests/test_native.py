@@ -125,7 +125,7 @@ def test_many_first_calls_at_once_build_once(tmp_path):
 def test_a_killed_build_does_not_block_the_next(tmp_path):
     compiler = tmp_path / "c++"
     compiler.write_text(
-        '#!/bin/sh\ncase "$*" in *soft_info_nce.cpp) sleep 60;; esac\nexec c++ "$@"\n'
+        '#!/bin/sh\ncase "$*" in *soft_info_nce.cpp) sleep 600;; esac\nexec c++ "$@"\n'
     )
     compiler.chmod(0o755)
     environment = {**os.environ, "SOFTNCE_CACHE": str(tmp_path), "CXX": str(compiler)}
@@ -141,7 +141,7 @@ def test_a_killed_build_does_not_block_the_next(tmp_path):
     compiler.write_text('#!/bin/sh\nexec c++ "$@"\n')  # same path and version: the same key
     begin = time.monotonic()
     assert call(tmp_path, CXX=str(compiler)).stdout.strip() == "0.55144 []"
-    assert time.monotonic() - begin < 60
+    assert time.monotonic() - begin < 300
 
 
 def test_the_key_holds_sources_compiler_and_torch(monkeypatch, tmp_path):
