@@ -19,11 +19,18 @@
 namespace softnce::cpu {
 namespace {
 
-// Columns up to which one block holds the whole batch, and the rows of a block beyond. grad_code is
-// read and written once per block, and small products leave threads idle: at N = M = 2048 on two
-// cores blocks of 256 rows cost 21 % over whole products, of 512 8 %, of 1024 1 %.
+// Columns up to which one block holds the whole batch, and the rows of a block beyond. Every block
+// packs the codes for its products anew, and reads and writes grad_code: while they stay in a
+// cache, 1024 rows cost 1 % over whole products (N = M = 2048, two cores; 512 rows 8 %, 256 rows 21
+// %); at N = M = 8192, where they do not, 1024 rows cost 11 %, 2048 rows 5 %.
 constexpr int64_t kSingleBlockColumns = 1024;
-constexpr int64_t kBlockRows = 1024;
+constexpr int64_t kCachedColumns = 2048;
+
+int64_t rows_per_block(int64_t rows, int64_t columns) {
+  if (columns <= kSingleBlockColumns) return rows;
+  return columns <= kCachedColumns ? 1024 : 2048;
+}
+
 // Elements a thread should get at least: below, waking it costs more than it saves.
 constexpr int64_t kElementsPerThread = 4096;
 
@@ -225,9 +232,7 @@ Outputs run_blocks(const Arguments& a, GradientWeight gradient_weight, bool need
   const Tensor loss = empty({n}, type);
   const Tensor grad_query = empty({need_grad_query ? n : 0, d}, type);
   const Tensor grad_code = empty({need_grad_code ? m : 0, d}, type);
-  const int64_t wished = a.block_rows > 0           ? a.block_rows
-                         : m <= kSingleBlockColumns ? n
-                                                    : kBlockRows;
+  const int64_t wished = a.block_rows > 0 ? a.block_rows : rows_per_block(n, m);
   const Buffers buffers =
       allocate(query, std::min(wished, n), m, type, a.has_similarity() || a.query_groups,
                operand != type && need_gradient);
