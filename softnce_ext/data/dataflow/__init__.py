@@ -1,0 +1,1 @@
+"""Data flow of functions in six languages, as GraphCodeBERT reads it."""

@@ -1,0 +1,233 @@
+"""The data-flow rules: one engine for all languages, told by their tables what to do where.
+
+A state maps a variable's name to the tokens its value may come from. Visiting a node adds edges
+and gives the state after it. Rules: GraphCodeBERT (Guo et al. 2021), whose published analysis
+this follows edge by edge.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .languages import (
+    Assignment,
+    Branch,
+    Counted,
+    Definition,
+    Each,
+    Increment,
+    Language,
+    Part,
+    Rule,
+    Style,
+    Twice,
+)
+from .tree import Node, Tree
+
+# Nested loops double the work at each level; beyond this (about a second) the code is generated.
+MAX_STEPS = 1_000_000
+# Rules inside rules. Fixed, so that what is found does not depend on how deep the caller's stack
+# is; two Python frames a level leave room below the interpreter's 1000.
+MAX_DEPTH = 300
+
+State = dict[str, tuple[int, ...]]
+
+
+class Edge(NamedTuple):
+    """A token that gets a value: from which tokens, and whether it is computed or passed on."""
+
+    ordinal: int
+    computed: bool
+    sources: tuple[int, ...]
+
+
+class RuleError(Exception):
+    """The rules do not fit this code; the published analysis fails on it too."""
+
+
+class TooDeepError(Exception):
+    """The code is nested too deep to be followed."""
+
+
+def find_edges(tree: Tree, language: Language) -> list[Edge]:
+    """Return the edges of a tree, sorted by token; those of one token in the order found.
+
+    Raises:
+        RuleError: The code has a form that the rules fail on.
+        TooDeepError: It is nested beyond `MAX_DEPTH`, or its loops beyond `MAX_STEPS`.
+    """
+    engine = _Engine(tree.tokens, language)
+    engine.visit(tree.root, {})
+    return sorted(engine.edges, key=lambda edge: edge.ordinal)
+
+
+class _Engine:
+    def __init__(self, tokens: list[str], language: Language) -> None:
+        self.tokens = tokens
+        self.copies_at_leaves = language.copies_at_leaves
+        self.edges: list[Edge] = []
+        self.steps = 0
+        self.depth = 0
+
+    def visit(self, top: Node, state: State) -> State:
+        """Visit a subtree; nodes without a rule are taken apart here, so they nest for free."""
+        todo = [top]
+        while todo:
+            node = todo.pop()
+            self.steps += 1
+            if node.ordinal >= 0:
+                state = self.leaf(node, state)
+            elif node.is_lost:
+                raise RuleError("a part of a string stands alone in an assignment")
+            elif node.rule is None:
+                todo.extend(reversed(node.children))
+            else:
+                if self.depth >= MAX_DEPTH or self.steps > MAX_STEPS:
+                    raise TooDeepError
+                self.depth += 1
+                state = self.apply(node.rule, node, state)
+                self.depth -= 1
+        return state
+
+    def leaf(self, node: Node, state: State) -> State:
+        if self.copies_at_leaves:
+            state = dict(state)
+        if node.is_variable:
+            text = self.tokens[node.ordinal]
+            known = state.get(text)
+            self.edges.append(Edge(node.ordinal, False, known or ()))
+            if known is None and node.kind == "identifier":
+                state[text] = (node.ordinal,)
+        return state
+
+    def apply(self, rule: Rule, node: Node, state: State) -> State:
+        match rule:
+            case Definition():
+                return self.define(rule, node, state)
+            case Assignment():
+                right = node.part(rule.right)
+                if right is None:  # a bare annotation
+                    return state
+                return self.assign(rule.style, self.needed(node, rule.left), right, state)
+            case Increment():
+                for ordinal in self.variables(node):
+                    for source in self.variables(node):
+                        self.edges.append(Edge(ordinal, True, (source,)))
+                    state[self.tokens[ordinal]] = (ordinal,)
+                return state
+            case Branch():
+                return self.branch(rule, node, state)
+            case _:
+                return self.loop(rule, node, state)
+
+    def define(self, rule: Definition, node: Node, state: State) -> State:
+        names, value = self.variables(self.needed(node, rule.name)), node.part(rule.value)
+        if value is None:
+            self.edges.extend(Edge(name, False, ()) for name in names)
+        else:
+            state = self.visit(value, state)
+            values = self.variables(value)
+            self.edges.extend(Edge(name, False, (each,)) for name in names for each in values)
+        for name in names:
+            state[self.tokens[name]] = (name,)
+        return state
+
+    def assign(self, style: Style, left: Node, right: Node, state: State) -> State:
+        pairs = [(left, right)]
+        if style == "list":
+            lefts = [child for child in left.children if child.kind != ","]
+            rights = [child for child in right.children if child.kind != ","]
+            if lefts and len(lefts) == len(rights):
+                pairs = list(zip(lefts, rights, strict=True))
+        for _, value in pairs:
+            state = self.visit(value, state)
+        for name, value in pairs:
+            sources = self.variables(value)
+            for ordinal in self.variables(name):
+                if style == "list":
+                    self.edges.append(Edge(ordinal, True, tuple(sources)))
+                else:
+                    self.edges.extend(Edge(ordinal, True, (source,)) for source in sources)
+                state[self.tokens[ordinal]] = (ordinal,)
+        return state
+
+    def branch(self, rule: Branch, node: Node, state: State) -> State:
+        through = dict(state)
+        ends: list[State] = []
+        is_apart = False
+        has_else = "else" in node.kind
+        for child in node.children:
+            has_else = has_else or "else" in child.kind
+            is_apart = child.kind in rule.apart or (is_apart and rule.rest)
+            if is_apart:
+                before = state if self.copies_at_leaves else dict(state)
+                ends.append(self.visit(child, before))
+            else:
+                through = self.visit(child, through)
+        ends.append(through)
+        if rule.always_merge or not has_else:
+            ends.append(state)
+        merged: dict[str, set[int]] = {}
+        for end in ends:
+            for name, ordinals in end.items():
+                merged.setdefault(name, set()).update(ordinals)
+        return {name: tuple(sorted(ordinals)) for name, ordinals in merged.items()}
+
+    def loop(self, rule: Rule, node: Node, state: State) -> State:
+        start = len(self.edges)
+        match rule:
+            case Each():
+                name, value = self.needed(node, rule.name), self.needed(node, rule.value)
+                body = node.part(rule.body)
+                for _ in range(2):
+                    state = self.assign(rule.style, name, value, state)
+                    if body is not None:
+                        state = self.visit(body, state)
+            case Counted():
+                for child in node.children:
+                    state = self.visit(child, state)
+                for child in self.repeated(rule, node):
+                    state = self.visit(child, state)
+            case Twice():
+                for child in [*node.children, *node.children]:
+                    state = self.visit(child, state)
+        merged: dict[tuple[int, bool], set[int]] = {}
+        for edge in self.edges[start:]:
+            merged.setdefault((edge.ordinal, edge.computed), set()).update(edge.sources)
+        self.edges[start:] = [
+            Edge(ordinal, computed, tuple(sorted(sources)))
+            for (ordinal, computed), sources in merged.items()
+        ]
+        return state
+
+    def repeated(self, rule: Counted, node: Node) -> list[Node]:
+        """Return what of a counted loop runs again."""
+        for place, child in enumerate(node.children):
+            if child.kind == rule.declaration:
+                update = child.part(rule.update) if rule.update else None
+                return [*([update] if update else []), *node.children[place + 1 :]]
+        return []
+
+    def needed(self, node: Node, part: Part) -> Node:
+        found = node.part(part)
+        if found is None:
+            raise RuleError(f"{node.kind} has no {part}")
+        return found
+
+    def variables(self, node: Node) -> list[int]:
+        """Return the variables of a subtree, left to right."""
+        if node.variables is None:
+            found: list[int] = []
+            todo = [node]
+            while todo:
+                each = todo.pop()
+                self.steps += 1
+                if each.ordinal >= 0:
+                    if each.is_variable:
+                        found.append(each.ordinal)
+                elif each.is_lost:
+                    raise RuleError("a part of a string stands alone in an assignment")
+                else:
+                    todo.extend(each.children)
+            node.variables = sorted(found)
+        return node.variables
