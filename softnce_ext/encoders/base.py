@@ -49,6 +49,8 @@ class Backbone(InputModule):
     has_pooler: ClassVar[bool]  # whether the vector comes from the pooler
     row_features: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask")
 
+    tokenizer: Any  # of transformers
+
     # "config.json" is the encoder's.
     config_file_name = "softnce_backbone.json"
     config_keys = ["query_length", "code_length", "remove_padding"]
@@ -62,7 +64,7 @@ class Backbone(InputModule):
         code_length: int | None = None,
         remove_padding: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.encoder = encoder
         self.tokenizer = tokenizer
         self.query_length = self.default_query_length if query_length is None else query_length
@@ -131,7 +133,7 @@ class Backbone(InputModule):
 
     def check_lengths(self) -> None:
         """Refuse lengths that the model has no positions for, or that leave no room for text."""
-        config = self.encoder.config
+        config: Any = self.encoder.config
         # RoBERTa counts positions from the padding id + 1.
         positions = config.max_position_embeddings - config.pad_token_id - 1
         if self.longest_row > positions:

@@ -57,7 +57,7 @@ def _load_encoder(
     if config.model_type != "roberta":
         raise ValueError(f"{kind} needs a RoBERTa model, got {config.model_type!r} in {source}")
     try:
-        encoder, info = RobertaModel.from_pretrained(
+        loaded: Any = RobertaModel.from_pretrained(
             source,
             config=_as_encoder(config),
             add_pooling_layer=has_pooler,
@@ -67,7 +67,8 @@ def _load_encoder(
         )
     except Exception as error:  # as above
         raise _not_loaded(f"model {source}", error) from error
-    missing = sorted(info["missing_keys"])
+    encoder: RobertaModel = loaded[0]
+    missing = sorted(loaded[1]["missing_keys"])
     if any(name.startswith("pooler.") for name in missing):
         raise ValueError(f"{kind} takes the pooler's output, but {source} has no pooler")
     if missing:
