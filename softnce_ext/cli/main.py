@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "measure a model's ranking on (documentation, function) pairs",
     "search": "search a code base with a sentence",
     "mine": "mine (documentation, function) pairs from source code",
+    "prepare": "prepare CodeSearchNet as the paper uses it, from a dump and URL lists",
     "build": "build the native ops now, for an image or a machine without a compiler later",
     "doctor": "say what is found, built, cached and chosen, and what mends what is missing",
 }

@@ -8,21 +8,18 @@ import os
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, Any, Literal
 
 from .atomic import write_lines
 from .mining import mine_folder
 from .pairs import Pair, Pairs
 from .rows import PARTITION_OF_WORD, BadRow, read_row
 
-if TYPE_CHECKING:
-    from tqdm import tqdm
-
 MAX_LINE_BYTES = 16_000_000
 MAX_BAD_FRACTION = 0.01
-_JSONL = (".jsonl", ".jsonl.gz", ".json.gz", ".ndjson")
+JSON_LINES = (".jsonl", ".jsonl.gz", ".json.gz", ".ndjson")
 
 
 def read_pairs(
@@ -35,7 +32,8 @@ def read_pairs(
 ) -> Pairs:
     """Read pairs from a folder of source, a JSON lines file (".gz" too), or a folder of such files.
 
-    A folder that holds JSON lines files is read as data, unless they lie below its top and Python
+    A folder that `softnce prepare csn` wrote gives its queries their codes. Any other folder that
+    holds JSON lines files is read as data, unless they lie below its top and Python
     files are there too. Rows are our own ({"query", "code", ...}) or CodeSearchNet's. A
     partition (train, valid, test) comes from a row's own field or from its file's name.
 
@@ -55,11 +53,15 @@ def read_pairs(
         ValueError: A line is bad (named by file and line), a file is empty or cut off, or nothing
             readable is in the folder.
     """
+    from .codesearchnet_read import is_prepared, read_prepared
+
     path = Path(path)
     if on_bad_line not in ("error", "skip"):
         raise ValueError(f'on_bad_line must be "error" or "skip", got {on_bad_line!r}')
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such file or folder")
+    if is_prepared(path):
+        return read_prepared(path)
     files = _data_files(path)
     if files:
         return _read_files(path, files, on_bad_line == "skip", progress)
@@ -100,14 +102,16 @@ def write_pairs(path: str | Path, pairs: Iterable[Pair]) -> None:
 def _data_files(path: Path) -> list[Path]:
     """Return the JSON lines files that a path stands for; none where it is a folder of source."""
     if path.is_file():
-        return [path] if path.name.endswith(_JSONL) else []
-    top = sorted(each for each in path.iterdir() if each.name.endswith(_JSONL) and each.is_file())
+        return [path] if path.name.endswith(JSON_LINES) else []
+    top = sorted(
+        each for each in path.iterdir() if each.name.endswith(JSON_LINES) and each.is_file()
+    )
     nested: list[Path] = []
     for folder, subfolders, names in os.walk(path):
         subfolders[:] = sorted(each for each in subfolders if not each.startswith("."))
         if not top and any(name.endswith(".py") for name in names):
             return []  # data files below a folder of source are its fixtures
-        nested.extend(Path(folder, name) for name in sorted(names) if name.endswith(_JSONL))
+        nested.extend(Path(folder, name) for name in sorted(names) if name.endswith(JSON_LINES))
     # "codebase" files repeat the rows of valid and test without their documentation.
     return [each for each in nested if each.is_file() and not each.name.startswith("codebase.")]
 
@@ -132,25 +136,26 @@ def _read_files(root: Path, files: list[Path], skip: bool, progress: bool) -> Pa
         for file in files:
             named = _partition_of_name(file.relative_to(root) if root.is_dir() else Path(file.name))
             found = 0
-            for number, line in _lines(file, bar):
-                found += 1
-                try:
-                    row = read_row(_decode(line))
-                except BadRow as error:
-                    column = f":{error.column}" if error.column else ""
-                    where = f"{file}:{number}{column}: {error}"
-                    if not skip:
-                        raise ValueError(where) from None
-                    bad_lines += 1
-                    bad = bad if len(bad) == 5 else [*bad, where]
-                    continue
-                if row.pair is None:
-                    faults[row.fault] += 1
-                    continue
-                pairs.append(row.pair)
-                partition = row.partition or named
-                if partition:
-                    partitions.setdefault(row.pair, partition)
+            with open(file, "rb") as raw:
+                for number, line in stream_lines(raw, str(file), bar.update):
+                    found += 1
+                    try:
+                        row = read_row(decode_line(line))
+                    except BadRow as error:
+                        column = f":{error.column}" if error.column else ""
+                        where = f"{file}:{number}{column}: {error}"
+                        if not skip:
+                            raise ValueError(where) from None
+                        bad_lines += 1
+                        bad = bad if len(bad) == 5 else [*bad, where]
+                        continue
+                    if row.pair is None:
+                        faults[row.fault] += 1
+                        continue
+                    pairs.append(row.pair)
+                    partition = row.partition or named
+                    if partition:
+                        partitions.setdefault(row.pair, partition)
             if not found:
                 raise ValueError(f"{file}: the file is empty")
             lines += found
@@ -171,38 +176,48 @@ def _read_files(root: Path, files: list[Path], skip: bool, progress: bool) -> Pa
     return Pairs(pairs, partitions=partitions, report=report)
 
 
-def _lines(file: Path, bar: tqdm[Any]) -> Iterator[tuple[int, bytes]]:
+def stream_lines(
+    raw: IO[bytes], name: str, advance: Callable[[int], object]
+) -> Iterator[tuple[int, bytes]]:
     """Yield (line number, bytes) of the lines that are not blank, uncompressed where need be.
 
     A line past MAX_LINE_BYTES comes cut off, so that no file can fill the memory.
+
+    Args:
+        raw: A file or a member of a zip, open for reading and at its start.
+        name: What errors call it.
+        advance: Called with the bytes of `raw` that were read since the last call.
+
+    Raises:
+        ValueError: A gzip file is cut off or broken.
     """
-    with open(file, "rb") as raw:
-        stream: IO[bytes] = raw
-        if raw.read(2) == b"\x1f\x8b":
-            stream = gzip.GzipFile(fileobj=raw, mode="rb")  # type: ignore[assignment]
-        raw.seek(0)
-        number = done = 0
-        try:
-            while line := stream.readline(MAX_LINE_BYTES):
-                number += 1
-                whole = line
-                while not whole.endswith(b"\n") and (more := stream.readline(MAX_LINE_BYTES)):
-                    whole = more
-                if line.strip():
-                    yield number, line
-                position = raw.tell()
-                bar.update(position - done)
-                done = position
-        except EOFError:
-            raise ValueError(f"{file}: the gzip file is cut off after line {number}") from None
-        except (gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(
-                f"{file}: the gzip file is broken after line {number}: {error}"
-            ) from None
+    stream = raw
+    if raw.peek(2)[:2] == b"\x1f\x8b":  # type: ignore[attr-defined]
+        stream = gzip.GzipFile(fileobj=raw, mode="rb")  # type: ignore[assignment]
+    number = done = 0
+    try:
+        while line := stream.readline(MAX_LINE_BYTES):
+            number += 1
+            whole = line
+            while not whole.endswith(b"\n") and (more := stream.readline(MAX_LINE_BYTES)):
+                whole = more
+            if line.strip():
+                yield number, line
+            position = raw.tell()
+            advance(position - done)
+            done = position
+    except EOFError:
+        raise ValueError(f"{name}: the gzip file is cut off after line {number}") from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{name}: the gzip file is broken after line {number}: {error}") from None
 
 
-def _decode(line: bytes) -> object:
-    """Return the JSON value of a line; raise BadRow where it has none."""
+def decode_line(line: bytes) -> object:
+    """Return the JSON value of a line.
+
+    Raises:
+        BadRow: It has none, or is too long.
+    """
     if len(line) >= MAX_LINE_BYTES:
         raise BadRow(f"must have less than {MAX_LINE_BYTES:,} bytes in a line")
     try:

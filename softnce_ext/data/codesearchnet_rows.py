@@ -1,0 +1,172 @@
+"""One record of CodeSearchNet to the rows that prepared files hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from .rows import BadRow
+
+_CODE = ("original_string", "whole_func_string", "code", "func_code_string")
+_URL_LINE = re.compile(r"#L(\d+)")
+_WORDS = re.compile(r"\w+")
+_STRING = (
+    r"[rRbBuUfF]{0,2}(?:"
+    r'"""(?:[^\\]|\\.)*?"""|' + r"'''(?:[^\\]|\\.)*?'''|"
+    r'"(?:[^"\\\n]|\\.)*"|' + r"'(?:[^'\\\n]|\\.)*')"
+)
+_PYTHON = re.compile(
+    rf"(?P<string>{_STRING})|(?P<comment>#[^\n]*)|(?P<open>[(\[{{])|(?P<close>[)\]}}])"
+    r"|(?P<colon>:)|(?P<word>\w+)",
+    re.DOTALL,
+)
+# What may stand between a function's header and its docstring.
+_GAP = re.compile(r"(?:[ \t\f\r\n]|\\\n|#[^\n]*\n)*")
+_DOCSTRING = re.compile(rf"(?:{_STRING}(?:[ \t]|\\\r?\n)*)+(?:;[ \t]*|(?=#|\r?\n|\Z))", re.DOTALL)
+_QUOTE = re.compile(r"""[rRbBuUfF]{0,2}(\"{3}|'{3}|["'])""")
+
+
+# Fields of the rows of each prepared file.
+#   query     docstring_tokens joined by blanks: what the published models read
+#   code      original_string, of Python without its docstring; GraphCodeBERT strips comments itself
+#   tokens    code_tokens joined by blanks: what CodeBERT and UniXcoder read
+#   name      the bare function name        package   the repository        path   the file in it
+#   line      the function's first line there, 0 where the URL does not say
+#   language  lower case                    url       what a query's gold code is found by
+_PLACE = ("name", "package", "path", "line", "language", "url")
+FIELDS = {
+    "train": ("query", "code", "tokens", *_PLACE),
+    "valid": ("query", *_PLACE),
+    "test": ("query", *_PLACE),
+    "codebase": ("code", "tokens", *_PLACE),
+}
+
+
+def prepared_row(record: Mapping[str, Any], language: str, name: str) -> dict[str, Any]:
+    """Return a record's row of a prepared file, from CodeSearchNet's names or Hugging Face's.
+
+    Args:
+        record: The record.
+        language: Its language.
+        name: The file: "train", "valid", "test" or "codebase".
+
+    Raises:
+        BadRow: A field that this file needs is missing, or one is of a wrong type.
+    """
+    fields = FIELDS[name]
+    query = _tokens(record, ("docstring_tokens", "func_documentation_tokens"), "query" in fields)
+    row: dict[str, Any] = {"query": " ".join(query)} if "query" in fields else {}
+    if "code" in fields:
+        code = _string(record, _CODE, required=True)
+        tokens = _tokens(record, ("code_tokens", "func_code_tokens"), required=True)
+        if language == "python":
+            code = cut_docstring(code)
+            tokens = [token for token in tokens if not _is_docstring(token, query)]
+        row.update(code=code, tokens=" ".join(tokens))
+    url = _string(record, ("url", "func_code_url"), required=True)
+    match = _URL_LINE.search(url)
+    row.update(
+        name=re.split(r"[.:#]+", _string(record, ("func_name",)))[-1],
+        package=_string(record, ("repo", "repository_name")),
+        path=_string(record, ("path", "func_path_in_repository")),
+        line=int(match[1][:9]) if match else 0,
+        language=language,
+        url=url,
+    )
+    return row
+
+
+def empty_field(row: Mapping[str, Any]) -> str:
+    """Return the name of a row's text that is blank, "query" or "code"; "" where there is none."""
+    return next((key for key in ("query", "code") if key in row and not row[key].strip()), "")
+
+
+def cut_docstring(code: str) -> str:
+    """Return a Python function without its docstring; other text comes back as it is.
+
+    It looks at tokens alone, so that Python 2, which `ast` refuses, loses its docstring too. A
+    docstring that is the whole body leaves an empty one, as in GraphCodeBERT's input.
+    """
+    depth, defined = 0, False
+    for token in _PYTHON.finditer(code):
+        kind = token.lastgroup
+        if kind == "word":
+            defined = defined or token[0] == "def"
+        elif kind == "open":
+            depth += 1
+        elif kind == "close":
+            depth -= 1
+        elif kind == "colon" and defined and depth == 0:
+            break
+    else:
+        return code
+    gap = _GAP.match(code, token.end())
+    start = gap.end() if gap else token.end()
+    found = _DOCSTRING.match(code, start)
+    if not found:
+        return code
+    end = found.end()
+    before, after = code[:start], code[end:]
+    line = before[before.rfind("\n") + 1 :]
+    if not line.strip() and (not after or after[:2].startswith(("\n", "\r\n"))):
+        # The lines were the docstring's alone.
+        before, after = before[: len(before) - len(line)], after.lstrip("\r").removeprefix("\n")
+    return (before + after).rstrip()
+
+
+def _is_docstring(token: str, query: list[str]) -> bool:
+    """Say whether a token is a string literal that begins with the documentation's words."""
+    quote = _QUOTE.match(token)
+    if not quote:
+        return False
+    words = _WORDS.findall(" ".join(query))
+    if not words or (len(words) < 3 and len(quote[1]) == 1):  # "name" is a string like any other
+        return False
+    return "".join(_WORDS.findall(token[quote.end() :])).startswith("".join(words))
+
+
+def _string(record: Mapping[str, Any], keys: tuple[str, ...], *, required: bool = False) -> str:
+    """Return the first of the fields that is there, as text that a file can hold."""
+    for key in keys:
+        value = record.get(key)
+        if value is None:
+            continue
+        if not isinstance(value, str):
+            raise BadRow(f"{key!r} must be a string, got {type(value).__name__}")
+        return _clean(value)
+    if required:
+        raise BadRow(f"must have {keys[0]!r}, got {_keys(record)}")
+    return ""
+
+
+def _tokens(record: Mapping[str, Any], keys: tuple[str, ...], required: bool) -> list[str]:
+    """Return the first of the token lists that is there; a blanked one ("") is empty."""
+    for key in keys:
+        value = record.get(key)
+        if value is None:
+            continue
+        if value == "":
+            return []
+        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+            raise BadRow(f"{key!r} must be a list of strings, got {type(value).__name__}")
+        return [_clean(each) for each in value]
+    if required:
+        raise BadRow(f"must have {keys[0]!r}, got {_keys(record)}")
+    return []
+
+
+def _clean(text: str) -> str:
+    """Return text with U+FFFD for a NUL and for half a surrogate pair, which no file can hold."""
+    if "\0" in text:
+        text = text.replace("\0", "\ufffd")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def _keys(record: Mapping[str, Any]) -> str:
+    return ", ".join(map(repr, sorted(map(str, record))[:12])) or "no key at all"
