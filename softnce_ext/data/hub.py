@@ -1,0 +1,186 @@
+"""Pairs from a Hugging Face dataset: a hub name, or a folder or file of parquet or JSON lines."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .pairs import Pair, Pairs
+from .rows import PARTITION_OF_WORD, BadRow, read_row
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+# A column order means nothing: CodeSearchNet on the hub has its code first. Of several known
+# names the first wins.
+QUERY_COLUMNS = (
+    "query",
+    "func_documentation_string",
+    "docstring",
+    "documentation",
+    "question",
+    "anchor",
+    "nl",
+    "doc",
+    "intent",
+    "description",
+    "comment",
+    "summary",
+)
+CODE_COLUMNS = (
+    "code",
+    "func_code_string",
+    "original_string",
+    "whole_func_string",
+    "function",
+    "positive",
+    "snippet",
+    "answer",
+)
+_FILES = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".gz": "json", ".csv": "csv"}
+# The columns that a row of CodeSearchNet is told by, on the hub and in its own files.
+_CODESEARCHNET = ({"func_code_string", "func_documentation_string"}, {"docstring_tokens", "code"})
+_SAVED = ("state.json", "dataset_dict.json")  # what `save_to_disk` leaves
+_BATCH = 1000
+
+
+def read_hub(
+    name: str,
+    split: str | None = None,
+    *,
+    config: str | None = None,
+    query_column: str | None = None,
+    code_column: str | None = None,
+    progress: bool = True,
+) -> Pairs:
+    """Read the pairs of a Hugging Face dataset.
+
+    Without network it reads what lies on the disk: a folder of parquet or JSON lines files, one
+    such file, a folder that `save_to_disk` made, or a hub dataset that was cached before. Datasets
+    that are a script are refused: no code comes from data.
+
+    Args:
+        name: A path, or a hub name such as "owner/name"; "owner/name:config" names the config too.
+        split: "train", "validation", ...; None for all, each giving its rows their partition.
+        config: The dataset's configuration, where it has several.
+        query_column: The column with the documentation; None to find it by its name.
+        code_column: The column with the code; None to find it by its name.
+        progress: Show a progress bar on stderr.
+
+    Returns:
+        The pairs with their partitions. Rows of CodeSearchNet are read as from its own files: a
+        Python docstring is cut out of the code.
+
+    Raises:
+        FileNotFoundError: There is no such dataset here, nor can one be fetched.
+        ValueError: The columns cannot be told (it names those found), or a row is bad.
+        ImportError: `datasets` is not installed.
+    """
+    from tqdm import tqdm
+
+    if config is None and ":" in name and not Path(name).exists():
+        name, _, config = name.rpartition(":")
+    parts = _load(name, split, config)
+    pairs: list[Pair] = []
+    partitions: dict[Pair, str] = {}
+    dropped: Counter[str] = Counter()
+    rows = 0
+    with tqdm(
+        total=sum(map(len, parts.values())), desc="reading", mininterval=0.3, disable=not progress
+    ) as bar:
+        for part, dataset in parts.items():
+            columns = _columns(name, dataset, query_column, code_column)
+            held = PARTITION_OF_WORD.get(part.split("[")[0], "")
+            for batch in dataset.select_columns(list(columns)).iter(_BATCH):
+                keys = list(batch)
+                for values in zip(*batch.values(), strict=True):
+                    rows += 1
+                    row = {columns[key]: value for key, value in zip(keys, values, strict=True)}
+                    try:
+                        read = read_row(row)
+                    except BadRow as error:
+                        raise ValueError(f"{name}, {part}, row {rows}: {error}") from None
+                    bar.update()
+                    if read.pair is None:
+                        dropped[read.fault] += 1
+                        continue
+                    pairs.append(read.pair)
+                    if partition := held or read.partition:
+                        partitions.setdefault(read.pair, partition)
+    report: dict[str, Any] = {
+        "pairs": len(pairs),
+        "files": len(parts),
+        "lines": rows,
+        "bad_lines": 0,
+        "bad_examples": [],
+        "dropped": dict(dropped.most_common()),
+        "partitions": dict(Counter(partitions.values())),
+    }
+    return Pairs(pairs, partitions=partitions, report=report)
+
+
+def _load(name: str, split: str | None, config: str | None) -> dict[str, Dataset]:
+    """Return the splits by name."""
+    try:
+        import datasets
+    except ImportError:
+        raise ImportError(
+            f"{name}: reading a Hugging Face dataset needs datasets: pip install datasets"
+        ) from None
+    path = Path(name)
+    try:
+        if path.is_file():
+            kind = _FILES.get(path.suffix)
+            if kind is None:
+                raise ValueError(f"{name}: must be .parquet, .jsonl, .json or .csv")
+            words = [word for word in path.stem.lower().split("-") if word in PARTITION_OF_WORD]
+            loaded: Any = datasets.load_dataset(
+                kind, data_files={(words or ["train"])[0]: name}, split=split
+            )
+        elif any((path / each).is_file() for each in _SAVED):
+            loaded = datasets.load_from_disk(name)
+            if split is not None and not isinstance(loaded, datasets.Dataset):
+                if split not in loaded:
+                    raise ValueError(f"split must be one of {', '.join(loaded)}, got {split!r}")
+                loaded = loaded[split]
+        else:
+            loaded = datasets.load_dataset(name, config, split=split)
+    except ConnectionError as error:  # no network, or told not to use it
+        raise FileNotFoundError(
+            f"{name}: no such folder here, and the hub cannot be reached: {error}"
+        ) from None
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{name}: no such dataset: {error}") from None
+    except (RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise ValueError(f"{name}: cannot be read: {error}") from None
+    if isinstance(loaded, datasets.Dataset):
+        return {split or str(loaded.split or ""): loaded}
+    return {str(each): loaded[each] for each in loaded}
+
+
+def _columns(
+    name: str, dataset: Dataset, query_column: str | None, code_column: str | None
+) -> Mapping[str, str]:
+    """Return the columns to read, each with the name that `read_row` knows it by."""
+    there = dataset.column_names
+    chosen = {}
+    is_codesearchnet = any(each <= set(there) for each in _CODESEARCHNET)
+    if query_column is None and code_column is None and is_codesearchnet:
+        return {each: each for each in there}
+    for key, given, known in (
+        ("query", query_column, QUERY_COLUMNS),
+        ("code", code_column, CODE_COLUMNS),
+    ):
+        column = given or next((each for each in known if each in there), None)
+        if column is None or column not in there:
+            raise ValueError(
+                f"{name}: which column is the {key}? {key}_column must name one of"
+                f" {', '.join(there)}" + (f", got {given!r}" if given else "")
+            )
+        chosen[column] = key
+    if len(chosen) < 2:
+        raise ValueError(f"{name}: query_column and code_column must differ, got {query_column!r}")
+    extra = ("name", "path", "package", "repo", "line", "language", "partition")
+    return {**chosen, **{each: each for each in extra if each in there and each not in chosen}}
