@@ -62,7 +62,12 @@ def prepared_row(record: Mapping[str, Any], language: str, name: str) -> dict[st
         tokens = _tokens(record, ("code_tokens", "func_code_tokens"), required=True)
         if language == "python":
             code = cut_docstring(code)
-            tokens = [token for token in tokens if not _is_docstring(token, query)]
+            # Every string ends with a quote: most tokens need no closer look.
+            tokens = [
+                token
+                for token in tokens
+                if not (token.endswith(("'", '"')) and _is_docstring(token, query))
+            ]
         row.update(code=code, tokens=" ".join(tokens))
     url = _string(record, ("url", "func_code_url"), required=True)
     match = _URL_LINE.search(url)
@@ -150,7 +155,8 @@ def _tokens(record: Mapping[str, Any], keys: tuple[str, ...], required: bool) ->
             return []
         if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
             raise BadRow(f"{key!r} must be a list of strings, got {type(value).__name__}")
-        return [_clean(each) for each in value]
+        text = "".join(value)
+        return value if _clean(text) == text else [_clean(each) for each in value]
     if required:
         raise BadRow(f"must have {keys[0]!r}, got {_keys(record)}")
     return []
