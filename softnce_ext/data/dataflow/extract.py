@@ -51,7 +51,7 @@ def extract(code: str, language: str, *, compat: Compat = "stable") -> DataFlow:
     text = table.before + strip_comments(text, table.comments) + table.after
     tree = read_tree(text, table, compat)
     try:
-        edges = find_edges(tree, table)
+        edges = find_edges(tree)
     except RuleError:
         return DataFlow(tree.tokens, [], [], "rules")
     except (TooDeepError, RecursionError):

@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-# What the two sides of an assignment are: "list" pairs their children up where they are as many
-# and gives a variable one edge; "pair" gives every two variables one.
-Style = Literal["list", "pair"]
+# How the two sides of an assignment meet. "whole": a variable of the left has one edge from all
+# of the right. "list": the same, child by child (commas aside) where both sides have as many, be
+# they lists or not. "pair": one edge for every two variables.
+Style = Literal["list", "whole", "pair"]
 
 # How a rule names a part of its node: a field of the grammar, or a child by place and type.
 # "-1": the last child; "-1:block": the last one if it is a block; "1:variable_name": the second
@@ -94,7 +95,6 @@ class Language(NamedTuple):
         first: Types of children that are visited before their siblings.
         before: What a function needs in front of it to be parsed as code.
         after: What it needs behind it.
-        copies_at_leaves: States are copied at leaves instead of where ways part.
     """
 
     package: str
@@ -105,7 +105,14 @@ class Language(NamedTuple):
     first: frozenset[str] = frozenset()
     before: str = ""
     after: str = ""
-    copies_at_leaves: bool = False
+
+    @property
+    def with_fields(self) -> frozenset[str]:
+        """Types of the nodes whose fields a rule asks for."""
+        declarations = (
+            each.declaration for each in self.rules.values() if isinstance(each, Counted)
+        )
+        return frozenset([*self.rules, *declarations])
 
 
 _IF_ELSE = frozenset({"if_statement", "else"})
@@ -119,7 +126,7 @@ PYTHON = Language(
         "default_parameter": Definition(),
         "assignment": Assignment("list"),
         "augmented_assignment": Assignment("list"),
-        "for_in_clause": Assignment("list", right="-1"),
+        "for_in_clause": Assignment("whole", right="-1"),
         "if_statement": Branch(frozenset({"elif_clause", "else_clause"}), rest=False),
         "for_statement": Each("list", "left", "right", body="-1:block"),
         "while_statement": Twice(),
@@ -182,12 +189,11 @@ RUBY = Language(
     package="tree_sitter_ruby",
     comments="",
     strings={},
-    copies_at_leaves=True,
     rules={
         "keyword_parameter": Definition(),
         "assignment": Assignment("list"),
-        "operator_assignment": Assignment("list"),
-        **{kind: Branch(_RUBY_BRANCHES) for kind in sorted(_RUBY_BRANCHES)},
+        "operator_assignment": Assignment("whole"),
+        **{kind: Branch(_RUBY_BRANCHES, rest=False) for kind in sorted(_RUBY_BRANCHES)},
         "for": Each("list", "pattern", "value"),
         "while_modifier": Twice(),
         "until": Twice(),

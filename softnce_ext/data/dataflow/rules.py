@@ -16,7 +16,6 @@ from .languages import (
     Definition,
     Each,
     Increment,
-    Language,
     Part,
     Rule,
     Style,
@@ -49,22 +48,21 @@ class TooDeepError(Exception):
     """The code is nested too deep to be followed."""
 
 
-def find_edges(tree: Tree, language: Language) -> list[Edge]:
+def find_edges(tree: Tree) -> list[Edge]:
     """Return the edges of a tree, sorted by token; those of one token in the order found.
 
     Raises:
         RuleError: The code has a form that the rules fail on.
         TooDeepError: It is nested beyond `MAX_DEPTH`, or its loops beyond `MAX_STEPS`.
     """
-    engine = _Engine(tree.tokens, language)
+    engine = _Engine(tree.tokens)
     engine.visit(tree.root, {})
     return sorted(engine.edges, key=lambda edge: edge.ordinal)
 
 
 class _Engine:
-    def __init__(self, tokens: list[str], language: Language) -> None:
+    def __init__(self, tokens: list[str]) -> None:
         self.tokens = tokens
-        self.copies_at_leaves = language.copies_at_leaves
         self.edges: list[Edge] = []
         self.steps = 0
         self.depth = 0
@@ -80,7 +78,7 @@ class _Engine:
             elif node.is_lost:
                 raise RuleError("a part of a string stands alone in an assignment")
             elif node.rule is None:
-                todo.extend(reversed(node.children))
+                todo.extend(reversed(node.visited))
             else:
                 if self.depth >= MAX_DEPTH or self.steps > MAX_STEPS:
                     raise TooDeepError
@@ -90,8 +88,6 @@ class _Engine:
         return state
 
     def leaf(self, node: Node, state: State) -> State:
-        if self.copies_at_leaves:
-            state = dict(state)
         if node.is_variable:
             text = self.tokens[node.ordinal]
             known = state.get(text)
@@ -144,10 +140,10 @@ class _Engine:
         for name, value in pairs:
             sources = self.variables(value)
             for ordinal in self.variables(name):
-                if style == "list":
-                    self.edges.append(Edge(ordinal, True, tuple(sources)))
-                else:
+                if style == "pair":
                     self.edges.extend(Edge(ordinal, True, (source,)) for source in sources)
+                else:
+                    self.edges.append(Edge(ordinal, True, tuple(sources)))
                 state[self.tokens[ordinal]] = (ordinal,)
         return state
 
@@ -160,8 +156,7 @@ class _Engine:
             has_else = has_else or "else" in child.kind
             is_apart = child.kind in rule.apart or (is_apart and rule.rest)
             if is_apart:
-                before = state if self.copies_at_leaves else dict(state)
-                ends.append(self.visit(child, before))
+                ends.append(self.visit(child, dict(state)))
             else:
                 through = self.visit(child, through)
         ends.append(through)

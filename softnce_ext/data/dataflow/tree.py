@@ -19,12 +19,22 @@ _LOST = -2  # inside a string of the reference mode: a leaf that the published c
 class Node:
     """A syntax node: a leaf has a token's ordinal, any other node has children."""
 
-    __slots__ = ("children", "fields", "is_variable", "kind", "ordinal", "rule", "variables")
+    __slots__ = (
+        "children",
+        "fields",
+        "is_variable",
+        "kind",
+        "ordinal",
+        "rule",
+        "variables",
+        "visited",
+    )
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.children: list[Node] = []
-        self.fields: dict[str, Node] = {}  # of nodes with a rule
+        self.visited = self.children  # in the order of their visits
+        self.fields: dict[str, Node] = {}  # where a rule asks for them
         self.ordinal = _NO_TOKEN
         self.rule: Rule | None = None
         self.is_variable = False  # a leaf whose text is not its type: no keyword, no sign
@@ -105,14 +115,12 @@ def read_tree(code: str, language: Language, compat: Compat) -> Tree:
             node.is_variable = kind != text
             tokens.append(text)
             continue
-        children = [Node(child.type) for child in inner]
+        children = node.children = node.visited = [Node(child.type) for child in inner]
         node.rule = language.rules.get(kind)
-        if node.rule is None:
-            first = [child for child in children if child.kind in language.first]
-            rest = [child for child in children if child.kind not in language.first]
-            node.children = first + rest if first else children
-        else:
-            node.children = children
+        if language.first and any(child.kind in language.first for child in children):
+            # A stable sort: the others keep their order.
+            node.visited = sorted(children, key=lambda child: child.kind not in language.first)
+        if kind in language.with_fields:
             for place, child in enumerate(children):
                 field = read.field_name_for_child(place)
                 if field:
