@@ -7,16 +7,27 @@ import pytest
 from tiny import save_tiny_encoder
 
 from softnce_ext.data.pairs import Pair
-from softnce_ext.encoders.saved import load_encoder
+from softnce_ext.encoders.saved import encode, load_encoder
+from softnce_ext.encoders.text import code_text
 from softnce_ext.evaluation import evaluate
 from softnce_ext.evaluation.evaluate import (
     Outcome,
+    Systems,
     choose_hybrid_weight,
     evaluate_model,
+    evaluate_pairs,
     hybrid_blocks,
+)
+from softnce_ext.evaluation.figures import (
+    difference_rows,
+    graded_figures,
+    graded_row,
     result_row,
 )
+from softnce_ext.evaluation.graded import judged_counts
+from softnce_ext.evaluation.judgements import Judgements
 from softnce_ext.evaluation.ranking import RankCounts, ranks_from_scores
+from softnce_ext.evaluation.retrieval import CodeBase, RetrievalTask
 from softnce_ext.lexical import Lexical, blend
 
 PAIRS = [
@@ -90,9 +101,89 @@ def test_a_row_holds_the_figures_of_both_means_and_of_all_ties() -> None:
     assert row["package_mrr"] == pytest.approx(((1 + 1 / 2 + 1 / 2) / 3 + 1 / 10) / 2)
     assert row["mrr_optimistic"] == pytest.approx((1 + 1 + 1 / 2 + 1 / 10) / 4)
     assert row["mrr_pessimistic"] == pytest.approx((1 + 1 / 3 + 1 / 2 + 1 / 10) / 4)
-    assert (row["recall@1"], row["recall@5"], row["recall@10"]) == (0.25, 0.75, 1.0)
+    # The second query's gold code is first in a third of the orders of its three equals.
+    recalls = [row["recall@1"], row["recall@5"], row["recall@10"]]
+    assert recalls == pytest.approx([(1 + 1 / 3) / 4, 0.75, 1.0])
+    assert row["recall@5_low"] <= row["recall@5"] <= row["recall@5_high"]
     assert row["mrr_low"] <= row["mrr"] <= row["mrr_high"]
     assert (row["name"], row["seconds"], row["interval_over"]) == ("x", 1.5, "packages")
     cut = result_row(Outcome("x", counts, 1.5), None, cutoff=5, ties="optimistic")
     assert cut["mrr"] == pytest.approx((1 + 1 + 1 / 2) / 4)
     assert cut["interval_over"] == "queries"
+    deep = result_row(Outcome("x", counts, 1.5), recall=[2, 100])
+    assert [key for key in deep if "@" in key and "_" not in key] == ["recall@2", "recall@100"]
+
+
+def test_a_code_base_larger_than_the_gold_codes_is_ranked_whole(tmp_path: Path) -> None:
+    save_tiny_encoder(tmp_path, " ".join(pair.query + " " + pair.code for pair in PAIRS))
+    model, _ = load_encoder(str(tmp_path))
+    others = [Pair("", f"def other{i}():\n    send(mail, {i})", f"other{i}") for i in range(5)]
+    task = RetrievalTask.of_pairs(PAIRS[:2], [*others, *PAIRS])
+    assert len(task.base) == 9
+    alone = evaluate_model(model, PAIRS[:2], name_boost=1, hybrid_weight=0.5)
+    among = evaluate_model(model, task, name_boost=1, hybrid_weight=0.5)
+    base = task.base
+    texts = [code_text(*each, 1) for each in zip(base.names, base.codes, strict=True)]
+    query = encode(model, list(task.queries), "query")
+    scores = query @ encode(model, texts, "code").T
+    for i, row in enumerate(scores):
+        assert among[0].counts.higher[i] == (row > row[i]).sum()
+    for few, many in zip(alone, among, strict=True):
+        assert many.counts.ranks().sum() >= few.counts.ranks().sum()
+    assert among[1].counts.ranks().tolist() != alone[1].counts.ranks().tolist()
+
+
+def test_the_encoder_alone_gives_the_figure_a_checkpoint_is_chosen_by(tmp_path: Path) -> None:
+    save_tiny_encoder(tmp_path, " ".join(pair.query + " " + pair.code for pair in PAIRS))
+    model, _ = load_encoder(str(tmp_path))
+    found = evaluate_pairs(model, PAIRS, name_boost=3)
+    dense = evaluate_model(model, PAIRS, name_boost=3, hybrid_weight=0.5)[0]
+    assert found.counts.ranks().tolist() == dense.counts.ranks().tolist()
+    assert found.mrr(cutoff=1) == pytest.approx(found.figures(recall=[1])["recall@1"].mean())
+
+
+def test_gold_codes_by_index_may_be_shared(tmp_path: Path) -> None:
+    save_tiny_encoder(tmp_path, " ".join(pair.query + " " + pair.code for pair in PAIRS))
+    model, _ = load_encoder(str(tmp_path))
+    base = CodeBase([pair.code for pair in PAIRS], [pair.name for pair in PAIRS])
+    task = RetrievalTask(["send mail", "post mail", "open file"], np.array([1, 1, 0]), base)
+    for outcome in evaluate_model(model, task, name_boost=3, hybrid_weight=0.5):
+        assert outcome.counts.ranks().tolist() == [1.0, 1.0, 1.0]
+
+
+def test_graded_figures_come_from_every_system(tmp_path: Path) -> None:
+    save_tiny_encoder(tmp_path, " ".join(pair.query + " " + pair.code for pair in PAIRS))
+    model, _ = load_encoder(str(tmp_path))
+    base = CodeBase([pair.code for pair in PAIRS], [pair.name for pair in PAIRS])
+    judgements = Judgements(
+        ["open file", "send mail", "nobody answers"],
+        np.array([0, 0, 1, 1, 2]),
+        np.array([0, 1, 1, 2, 3]),
+        np.array([3.0, 0.0, 2.0, 1.0, 0.0]),
+    )
+    systems = Systems(model, base, name_boost=1, hybrid_weight=0.5)
+    outcomes = systems.rank(judgements.queries, lambda blocks: judged_counts(blocks, judgements))
+    assert [outcome.name for outcome in outcomes] == ["dense", "lexical", "lexical+", "hybrid"]
+    rows = []
+    for outcome in outcomes:
+        figures = graded_figures(outcome, judgements, recall=[1], ndcg=[1, 4])
+        assert figures["ndcg@1"][:2].tolist() == [1.0, 1.0]
+        rows.append(graded_row(outcome, figures))
+        assert rows[-1]["ndcg@1"] == rows[-1]["pairwise"] == rows[-1]["mrr"] == 1.0
+        assert (rows[-1]["ndcg@4_queries"], rows[-1]["pairwise_queries"]) == (2, 2)
+    assert {"ndcg@1", "ndcg_within@4", "recall@1", "mrr_low", "recall@1_high"} <= set(rows[0])
+    nothing = graded_row(outcomes[0], {"mrr": np.array([np.nan])})
+    assert nothing == {"name": "dense", "seconds": outcomes[0].seconds, "mrr_queries": 0}
+
+
+def test_paired_differences_are_of_the_queries_both_have() -> None:
+    one = {"mrr": np.array([1.0, 0.5, np.nan, 1.0]), "none": np.full(4, np.nan)}
+    two = {"mrr": np.array([0.5, 0.5, 1.0, np.nan]), "none": np.full(4, np.nan)}
+    found = difference_rows(one, two, ["a", "b", "c", "d"])
+    assert list(found) == ["mrr"]
+    assert found["mrr"]["difference"] == 0.25
+    assert found["mrr"]["words"].startswith("no difference shown: 0.0000 to")
+    with pytest.raises(ValueError, match=r"same figures, got \['mrr', 'none'\] and \['mrr'\]"):
+        difference_rows(one, {"mrr": one["mrr"]})
+    with pytest.raises(ValueError, match=r"same queries, got \[4\] and \[3\]"):
+        difference_rows({"mrr": one["mrr"]}, {"mrr": np.zeros(3)})

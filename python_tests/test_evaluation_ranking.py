@@ -88,24 +88,78 @@ def test_zero_and_minus_zero_are_the_same_code() -> None:
     assert ranking._duplicates(code)[0].tolist() == [1]
 
 
-def test_metrics_count_ranks_up_to_k_and_drop_ranks_beyond_the_cutoff() -> None:
-    ranks = np.array([1.0, 1.5, 5.0, 10.0, 2000.0])
-    assert ranking.metrics_from_ranks(ranks) == {
-        "mrr": pytest.approx((1 + 1 / 1.5 + 1 / 5 + 1 / 10 + 1 / 2000) / 5),
-        "recall@1": 0.2,
-        "recall@5": 0.6,
-        "recall@10": 0.8,
-    }
-    cut = ranking.metrics_from_ranks(ranks, cutoff=10)  # rank 10 still counts
-    assert cut["mrr"] == pytest.approx((1 + 1 / 1.5 + 1 / 5 + 1 / 10) / 5)
+def recall_by_orders(higher: int, equal: int, k: int) -> list[bool]:
+    """Whether the gold code is among the first k, for each of its places among equal scores."""
+    return [higher + place <= k for place in range(1, equal + 2)]
+
+
+def test_recall_is_the_share_of_the_orders_of_equal_scores() -> None:
+    higher, equal = (each.ravel() for each in np.meshgrid(range(6), range(5)))
+    counts = ranking.RankCounts(higher, equal)
+    pick = {"optimistic": any, "mean": np.mean, "pessimistic": all}
+    for k in (1, 3, 10):
+        for ties in TIES:
+            expected = [
+                float(pick[ties](recall_by_orders(*each, k)))
+                for each in zip(higher, equal, strict=True)
+            ]
+            np.testing.assert_allclose(ranking.recall_at(counts, k, ties=ties), expected)
+    with pytest.raises(ValueError, match="k must be >= 1, got 0"):
+        ranking.recall_at(counts, 0)
+
+
+def test_ranks_beyond_the_cutoff_count_nothing() -> None:
+    ranks = np.array([1.0, 1.5, 10.0, 2000.0])
+    assert ranking.reciprocal_ranks(ranks).tolist() == [1, 1 / 1.5, 1 / 10, 1 / 2000]
+    assert ranking.reciprocal_ranks(ranks, 10).tolist() == [1, 1 / 1.5, 1 / 10, 0]
+
+
+def published_reciprocals(query: np.ndarray, code: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The papers' evaluation: sort everything, look for the gold code among the first 1000."""
+    order = np.argsort(query @ code.T, axis=-1)[:, ::-1][:, :1000].tolist()
+    return np.array(
+        [1 / (1 + row.index(g)) if g in row else 0.0 for row, g in zip(order, target, strict=True)]
+    )
+
+
+def test_the_papers_metric_is_that_of_a_full_sort() -> None:
+    rng = np.random.default_rng(5)
+    code = rng.standard_normal((3000, 16))
+    query, target = rng.standard_normal((40, 16)), rng.integers(3000, size=40)
+    query[:20] += code[target[:20]]
+    expected = published_reciprocals(query, code, target)
+    assert (expected == 0).any() and (expected > 0.1).any()
+    found = sx.mean_reciprocal_rank(query, code, target, cutoff=ranking.PAPER_CUTOFF)
+    assert found == pytest.approx(expected.mean(), abs=1e-12)
+
+
+def test_memory_is_that_of_a_block_of_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "_BLOCK_BYTES", 1 << 20)
+    rng = np.random.default_rng(6)
+    query = torch.from_numpy(rng.standard_normal((2000, 8), dtype=np.float32))
+    code = torch.from_numpy(rng.standard_normal((4000, 8), dtype=np.float32))
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        ranking.mean_reciprocal_rank(query, code, np.arange(2000))
+    held = peak = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    assert (1 << 19) < peak < (4 << 20)  # all scores are 32 MB
 
 
 def test_a_nan_score_is_refused_by_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranking, "_BLOCK_BYTES", 2 * 6 * 4)
     query, code = np.ones((6, 4), np.float32), np.ones((6, 4), np.float32)
     query[4, 1] = np.nan
-    with pytest.raises(ValueError, match="NaN for query row 4"):
+    with pytest.raises(ValueError, match="query must not hold NaN, got NaN in row 4"):
         sx.mean_reciprocal_rank(query, code)
+    with pytest.raises(ValueError, match="code must not hold NaN, got NaN in row 4"):
+        sx.mean_reciprocal_rank(code, query)
+    with pytest.raises(ValueError, match="scores must not be NaN, got NaN for query row 4"):
+        ranking.ranks_from_scores([code[:3], query[3:]], np.zeros(6, int))
     infinite = np.array([[0.0, np.inf, -np.inf]], np.float32)
     assert ranking.ranks_from_scores([infinite]).tolist() == [2.0]
 

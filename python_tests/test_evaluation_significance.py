@@ -5,6 +5,7 @@ import pytest
 
 from softnce_ext.evaluation.significance import (
     bootstrap_interval,
+    bootstrap_intervals,
     in_words,
     paired_difference,
 )
@@ -71,6 +72,25 @@ def test_draws_in_several_rounds_are_all_kept(monkeypatch: pytest.MonkeyPatch) -
     assert [found.low, found.high] == pytest.approx(
         interval_by_loop(VALUES, PACKAGES, False), abs=0.02
     )
+
+
+@pytest.mark.parametrize("packages", [None, PACKAGES])
+@pytest.mark.parametrize("per_package", [False, True])
+def test_several_figures_at_once_are_as_each_alone(packages, per_package: bool) -> None:
+    figures = {"a": VALUES, "b": VALUES[::-1], "c": VALUES**2}
+    options = {"per_package": per_package, "resamples": 300, "seed": 7}
+    found = bootstrap_intervals(figures, packages, **options)
+    for name, values in figures.items():
+        alone = bootstrap_interval(values, packages, **options)
+        assert found[name][:3] == pytest.approx(alone[:3], abs=1e-14)
+        assert found[name].over == alone.over
+
+
+def test_figures_of_other_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match="b must have 7 entries, got 2"):
+        bootstrap_intervals({"a": VALUES, "b": VALUES[:2]})
+    with pytest.raises(ValueError, match="figures must hold at least one figure, got none"):
+        bootstrap_intervals({})
 
 
 def test_paired_difference_is_the_interval_of_the_differences() -> None:

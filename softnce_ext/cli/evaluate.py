@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .arguments import positive_int
 
 if TYPE_CHECKING:
     from ..data.pairs import Pair, Pairs
+    from ..evaluation.judgements import Judgements
+    from ..evaluation.retrieval import CodeBase, RetrievalTask
 
 # Below some ten clusters a bootstrap over them is known to promise too much.
 _FEW_PACKAGES = 10
@@ -23,13 +26,58 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         metavar="PATH",
         type=Path,
-        required=True,
-        help="folder of Python source, or .jsonl(.gz) file or folder, CodeSearchNet's included",
+        help="queries and their codes: folder of Python source, .jsonl(.gz) file or folder,"
+        " CodeSearchNet's included, or what `softnce prepare csn` wrote for a language",
     )
     parser.add_argument(
         "--partition",
         choices=("train", "valid", "test", "all"),
         help="the rows to use (default: test where the data names it, else all)",
+    )
+    parser.add_argument(
+        "--form",
+        choices=("source", "tokens"),
+        default="source",
+        help="of a prepared folder: code as it stands, or CodeSearchNet's tokens joined by blanks,"
+        " as CodeBERT and UniXcoder were trained and measured on (default: source)",
+    )
+    parser.add_argument(
+        "--codebase",
+        metavar="PATH",
+        type=Path,
+        help="rank the codes among these functions too: folder of Python source or .jsonl(.gz)"
+        " file of rows with code (and url)",
+    )
+    parser.add_argument(
+        "--relevance",
+        metavar="FILE",
+        type=Path,
+        help="rank for queries with several graded codes each: .csv or .jsonl of query, url and"
+        " grade (0 to 3), as CodeSearchNet's annotations",
+    )
+    parser.add_argument(
+        "--skip-unknown",
+        action="store_true",
+        help="leave out judged urls that the code base does not hold, instead of refusing them",
+    )
+    parser.add_argument(
+        "--compare",
+        metavar="MODEL",
+        help="evaluate this encoder too, and say whether the first one is better",
+    )
+    parser.add_argument(
+        "--recall",
+        metavar="K",
+        type=positive_int,
+        nargs="+",
+        help="how many codes recall looks at (default: 1 5 10)",
+    )
+    parser.add_argument(
+        "--ndcg",
+        metavar="K",
+        type=positive_int,
+        nargs="+",
+        help="how many codes nDCG looks at (default: 10)",
     )
     parser.add_argument(
         "--cutoff", type=positive_int, help="count ranks beyond this as 0 (the paper: 1000)"
@@ -38,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ties",
         choices=("optimistic", "mean", "pessimistic"),
         default="mean",
-        help="where the gold code stands among equal scores (default: mean)",
+        help="where a code stands among equal scores (default: mean)",
     )
     parser.add_argument(
         "--batch-size",
@@ -46,60 +94,184 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="texts encoded at once (default: what suits the model)",
     )
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    parser.set_defaults(usage_error=parser.error)
+
+
+class _Task(NamedTuple):
+    """What there is to rank: queries with one gold code, with graded codes, or both."""
+
+    base: CodeBase
+    retrieval: RetrievalTask | None
+    judgements: Judgements | None
+    pairs: Sequence[Pair]
+    partition: str
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate and print the table, or the same as JSON."""
-    from ..data.formats import read_pairs
-    from ..encoders.saved import load_encoder
-    from ..evaluation.evaluate import evaluate_model, result_row
-    from .table import metric_table, print_json
+    """Evaluate and print the tables, or the same as JSON."""
+    if args.data is None and (args.relevance is None or args.codebase is None):
+        args.usage_error("needs --data, or --relevance with --codebase")
+    from .table import print_json
 
     start = time.perf_counter()
-    read = read_pairs(args.data)
-    partition, pairs = _choose(read, args.partition)
-    if not pairs:
-        raise ValueError(f"{args.data} holds no (documentation, function) pair to evaluate on")
-    model, settings = load_encoder(args.model)
-    outcomes = evaluate_model(
+    task = _read(args)
+    report = _evaluate(args, task)
+    report["seconds"] = time.perf_counter() - start
+    if args.json:
+        print_json(report)
+    else:
+        _print(report)
+    return 0
+
+
+def _read(args: argparse.Namespace) -> _Task:
+    from ..data.codesearchnet_read import is_prepared, read_retrieval
+    from ..data.formats import read_pairs
+    from ..data.pairs import Pair
+    from ..evaluation.files import read_functions
+    from ..evaluation.graded import check_depths
+    from ..evaluation.judgements import judgements_of, read_judgements
+    from ..evaluation.retrieval import CodeBase, RetrievalTask
+
+    rows = read_judgements(args.relevance) if args.relevance else None
+    retrieval, pairs, partition = None, [], "all"
+    if args.data is not None and is_prepared(args.data):
+        if args.codebase is not None:
+            raise ValueError(f"--codebase must not be given: {args.data} holds its own")
+        partition = args.partition or "test"
+        read = read_retrieval(args.data, partition, form=args.form)
+        retrieval = RetrievalTask.of_prepared(read)
+        gold = (read.codes[i] for i in read.target)
+        pairs = [Pair(query, code) for query, code in zip(read.queries, gold, strict=True)]
+        base = retrieval.base
+    else:
+        functions, urls = read_functions(args.codebase) if args.codebase else ([], [])
+        if args.data is None:
+            names = [each.name for each in functions]
+            base = CodeBase([each.code for each in functions], names, urls)
+        else:
+            partition, pairs = _choose(read_pairs(args.data), args.partition)
+            if not pairs:
+                raise ValueError(
+                    f"{args.data} holds no (documentation, function) pair to evaluate on"
+                )
+            retrieval = RetrievalTask.of_pairs(pairs, functions, urls)
+            base = retrieval.base
+    if rows is not None and not base.urls:
+        raise ValueError(
+            "--relevance needs --codebase, or a prepared folder: the judged urls name its functions"
+        )
+    for name in ("recall", "ndcg"):
+        check_depths(name, getattr(args, name) or (), len(base))
+    judgements = None
+    if rows is not None:
+        judgements = judgements_of(
+            rows, base.urls, unknown="skip" if args.skip_unknown else "error"
+        )
+    return _Task(base, retrieval, judgements, pairs, partition)
+
+
+def _evaluate(args: argparse.Namespace, task: _Task) -> dict[str, Any]:
+    from ..evaluation.figures import difference_rows
+
+    one = _rank(args, args.model, task)
+    report = {
+        "results": one.rows,
+        "graded": None,
+        "split": {
+            "data": None if args.data is None else str(args.data),
+            "partition": task.partition,
+            "pairs": 0 if task.retrieval is None else len(task.retrieval.queries),
+            "functions": len(task.base),
+            "packages": len(set(task.retrieval.packages)) if task.retrieval else 0,
+            "trained_on": _count_trained_on(args.model, task.pairs),
+        },
+        "cutoff": args.cutoff,
+        "ties": args.ties,
+        "hybrid_weight": one.hybrid_weight,
+        "comparison": None,
+    }
+    if task.judgements is not None:
+        report["graded"] = {
+            "results": one.graded_rows,
+            "queries": len(task.judgements.queries),
+            "judgements": len(task.judgements.query),
+            "left_out": task.judgements.left_out,
+        }
+    if args.compare is not None:
+        other = _rank(args, args.compare, task, ("dense", "hybrid"), args.compare)
+        report["results"] += other.rows
+        if report["graded"]:
+            report["graded"]["results"] += other.graded_rows
+        packages = task.retrieval.packages if task.retrieval else None
+        report["comparison"] = {
+            "model": args.compare,
+            "hybrid_weight": other.hybrid_weight,
+            "trained_on": _count_trained_on(args.compare, task.pairs),
+            "differences": {
+                name: difference_rows(one.figures[name], other.figures[name], packages or None)
+                for name in other.figures
+            },
+            "graded_differences": {
+                name: difference_rows(one.graded[name], other.graded[name]) for name in other.graded
+            },
+        }
+    return report
+
+
+class _Ranked(NamedTuple):
+    """One model's results; figures per query by system."""
+
+    rows: list[dict[str, Any]]
+    figures: dict[str, Mapping[str, Any]]
+    graded_rows: list[dict[str, Any]]
+    graded: dict[str, Mapping[str, Any]]
+    hybrid_weight: float
+
+
+def _rank(
+    args: argparse.Namespace,
+    model_name: str,
+    task: _Task,
+    names: Sequence[str] = ("dense", "lexical", "lexical+", "hybrid"),
+    label: str = "",
+) -> _Ranked:
+    from ..encoders.saved import load_encoder
+    from ..evaluation.evaluate import Systems
+    from ..evaluation.figures import NDCG_AT, RECALL_AT, graded_figures, graded_row, result_row
+    from ..evaluation.graded import judged_counts
+    from ..evaluation.ranking import counts_from_scores
+
+    model, settings = load_encoder(model_name)
+    systems = Systems(
         model,
-        pairs,
+        task.base,
         name_boost=settings.name_boost,
         hybrid_weight=settings.hybrid_weight,
         batch_size=args.batch_size,
         progress=True,
     )
-    seen = _count_trained_on(args.model, pairs)
-    packages = [pair.package for pair in pairs]
-    results = [
-        result_row(outcome, packages, cutoff=args.cutoff, ties=args.ties) for outcome in outcomes
-    ]
-    split = {
-        "data": str(args.data),
-        "partition": partition,
-        "pairs": len(pairs),
-        "packages": len(set(packages)),
-        "trained_on": seen,
-    }
-    if args.json:
-        print_json(
-            {
-                "results": results,
-                "split": split,
-                "cutoff": args.cutoff,
-                "ties": args.ties,
-                "hybrid_weight": settings.hybrid_weight,
-                "seconds": time.perf_counter() - start,
-            }
-        )
-        return 0
-    print(f"{len(pairs)} queries against {len(pairs)} functions of {split['packages']} packages")
-    print(metric_table(results))
-    for note in _notes(results, len(set(packages))):
-        print(note)
-    if seen:
-        print(f"{seen} of the {len(pairs)} pairs are ones the model was trained on.")
-    return 0
+    options = {"cutoff": args.cutoff, "ties": args.ties, "recall": args.recall or RECALL_AT}
+    found = _Ranked([], {}, [], {}, settings.hybrid_weight)
+    if (retrieval := task.retrieval) is not None:
+        for outcome in systems.rank(
+            retrieval.queries, lambda blocks: counts_from_scores(blocks, retrieval.target), names
+        ):
+            row = result_row(outcome, retrieval.packages or None, **options)
+            found.rows.append(_labelled(row, label))
+            found.figures[outcome.name] = outcome.figures(**options)
+    if (judgements := task.judgements) is not None:
+        for outcome in systems.rank(
+            judgements.queries, lambda blocks: judged_counts(blocks, judgements), names
+        ):
+            figures = graded_figures(outcome, judgements, ndcg=args.ndcg or NDCG_AT, **options)
+            found.graded_rows.append(_labelled(graded_row(outcome, figures), label))
+            found.graded[outcome.name] = figures
+    return found
+
+
+def _labelled(row: dict[str, Any], label: str) -> dict[str, Any]:
+    return {**row, "name": f"{row['name']} of {Path(label).name}"} if label else row
 
 
 def _choose(pairs: Pairs, partition: str | None) -> tuple[str, list[Pair]]:
@@ -111,7 +283,7 @@ def _choose(pairs: Pairs, partition: str | None) -> tuple[str, list[Pair]]:
     return partition, [pair for pair in pairs if pairs.partitions.get(pair) == partition]
 
 
-def _count_trained_on(model: str, pairs: list[Pair]) -> int:
+def _count_trained_on(model: str, pairs: Sequence[Pair]) -> int:
     """Return how many pairs the manifest beside a model of ours names as its training pairs."""
     from ..data.manifest import read_manifest
     from ..data.pairs import pair_hash
@@ -123,6 +295,40 @@ def _count_trained_on(model: str, pairs: list[Pair]) -> int:
     return sum(pair_hash(pair) in trained for pair in pairs)
 
 
+def _print(report: dict[str, Any]) -> None:
+    from .table import graded_table, metric_table
+
+    split, graded, comparison = report["split"], report["graded"], report["comparison"]
+    if report["results"]:
+        packages = f" of {split['packages']} packages" if split["packages"] else ""
+        print(f"{split['pairs']} queries against {split['functions']} functions{packages}")
+        print(metric_table(report["results"]))
+        for note in _notes(report["results"], split["packages"]):
+            print(note)
+        if split["trained_on"]:
+            print(
+                f"{split['trained_on']} of the {split['pairs']} pairs are ones the model was"
+                " trained on."
+            )
+    if graded:
+        print(
+            f"{graded['queries']} queries with {graded['judgements']} judged codes"
+            f" among {split['functions']} functions"
+        )
+        print(graded_table(graded["results"]))
+        if graded["left_out"]:
+            print(f"{graded['left_out']} judgements are of urls the code base does not hold.")
+    if comparison:
+        other = Path(comparison["model"]).name
+        for part in ("differences", "graded_differences"):
+            for name, figures in comparison[part].items():
+                judged = "judged queries, " if part == "graded_differences" else ""
+                for figure, gap in figures.items():
+                    print(f"{judged}{name} minus {name} of {other}, {figure}: {gap['words']}")
+        if comparison["trained_on"]:
+            print(f"{comparison['trained_on']} of the pairs are ones {other} was trained on.")
+
+
 def _notes(results: list[dict[str, Any]], packages: int) -> list[str]:
     """What a reader of the table should know about its figures."""
     notes = []
@@ -130,7 +336,7 @@ def _notes(results: list[dict[str, Any]], packages: int) -> list[str]:
         notes.append(
             "Intervals resample queries, since all are of one package: they are too narrow."
         )
-    elif packages < _FEW_PACKAGES:
+    elif 1 < packages < _FEW_PACKAGES:
         notes.append(f"Intervals over {packages} packages are rough.")
     for result in results:
         low, high = result["mrr_pessimistic"], result["mrr_optimistic"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,17 +15,14 @@ class Column(NamedTuple):
     number_format: str = ""
 
 
-# The columns of `evaluation.evaluate.result_row`s.
+# The columns of `evaluation.figures`' rows, before and after their recalls.
 METRICS = {
     "name": Column("system"),
     "mrr": Column("MRR", ".3f"),
     "interval": Column("95 % interval"),
     "package_mrr": Column("per package", ".3f"),
-    "recall@1": Column("R@1", ".3f"),
-    "recall@5": Column("R@5", ".3f"),
-    "recall@10": Column("R@10", ".3f"),
-    "seconds": Column("seconds", ".1f"),
 }
+SECONDS = {"seconds": Column("seconds", ".1f")}
 
 
 def format_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Column]) -> str:
@@ -48,12 +46,37 @@ def format_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Column
 
 
 def metric_table(results: Sequence[Mapping[str, Any]]) -> str:
-    """Return `evaluation.evaluate.result_row`s as a table."""
+    """Return `evaluation.figures.result_row`s as a table."""
+    rows = [{"interval": _interval(result, "mrr"), **result} for result in results]
+    return format_table(rows, {**METRICS, **_recalls(results), **SECONDS})
+
+
+def graded_table(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return `evaluation.figures.graded_row`s as a table."""
+    columns = {"name": METRICS["name"]}
+    names = [key for key in results[0] if re.fullmatch(r"ndcg(_within)?@\d+", key)]
+    for name in sorted(names, key=lambda name: int(name.split("@")[1])):
+        heading = name.replace("ndcg_within", "within").replace("ndcg", "nDCG")
+        columns[name] = Column(heading, ".3f")
+        if not name.startswith("ndcg_within"):
+            columns[f"{name} interval"] = METRICS["interval"]
+    columns |= {"pairwise": Column("pairwise", ".3f"), "mrr": METRICS["mrr"]}
     rows = [
-        {"interval": f"{result['mrr_low']:.3f} to {result['mrr_high']:.3f}", **result}
+        {**{f"{name} interval": _interval(result, name) for name in names}, **result}
         for result in results
     ]
-    return format_table(rows, METRICS)
+    return format_table(rows, {**columns, **_recalls(results), **SECONDS})
+
+
+def _interval(result: Mapping[str, Any], name: str) -> str | None:
+    if f"{name}_low" not in result:  # no query has this figure
+        return None
+    return f"{result[f'{name}_low']:.3f} to {result[f'{name}_high']:.3f}"
+
+
+def _recalls(results: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
+    names = [key for key in results[0] if re.fullmatch(r"recall@\d+", key)]
+    return {name: Column(name.replace("recall", "R"), ".3f") for name in names}
 
 
 def print_json(value: Any) -> None:

@@ -1,13 +1,14 @@
-"""Evaluate an encoder on pairs: dense, lexical and hybrid, each with its interval.
+"""Evaluate an encoder over a code base: dense, lexical and hybrid, each with its intervals.
 
-Built in three steps that can be taken apart: texts to vectors or scores, scores to an `Outcome`
-(how many codes beat each query's own), outcomes to rows of a table.
+Built in three steps that can be taken apart: texts to vectors or scores (`Systems`), scores to an
+`Outcome` (how many codes beat each query's own, or each judged one), outcomes to rows of a table
+(figures.py).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -17,21 +18,27 @@ import numpy as np
 from ..encoders.saved import encode
 from ..encoders.text import code_text
 from ..lexical import Lexical, blend
+from .figures import RECALL_AT
+from .figures import result_row as result_row
 from .ranking import (
     RankCounts,
     Ties,
     counts_from_scores,
-    metrics_from_ranks,
+    recall_at,
     reciprocal_ranks,
     score_blocks,
 )
-from .significance import bootstrap_interval
+from .retrieval import CodeBase, as_task
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+    from ..data.codesearchnet_read import Retrieval
     from ..data.pairs import Pair
     from .ranking import Array
+    from .retrieval import RetrievalTask
+
+SYSTEMS = ("dense", "lexical", "lexical+", "hybrid")
 
 # Weights of the lexical part tried on validation data; 0 is the dense encoder alone.
 HYBRID_WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0)
@@ -39,7 +46,7 @@ HYBRID_WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0)
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one system ranked the gold codes, and the seconds it took."""
+    """How one system ranked the gold codes, or the judged ones, and the seconds it took."""
 
     name: str
     counts: RankCounts
@@ -51,50 +58,159 @@ class Outcome:
         """Return each query's reciprocal rank, float64 [N]."""
         return reciprocal_ranks(self.counts.ranks(ties), cutoff)
 
+    def mrr(self, *, cutoff: int | None = None, ties: Ties = "mean") -> float:
+        """Return the mean reciprocal rank; the paper's has `cutoff` 1000."""
+        return float(self.reciprocals(cutoff=cutoff, ties=ties).mean())
+
+    def figures(
+        self,
+        *,
+        cutoff: int | None = None,
+        ties: Ties = "mean",
+        recall: Sequence[int] = RECALL_AT,
+    ) -> dict[str, np.ndarray[Any, Any]]:
+        """Return every query's "mrr" and "recall@k", float64 [N] each."""
+        reciprocals = self.reciprocals(cutoff=cutoff, ties=ties)
+        recalls = {f"recall@{k}": recall_at(self.counts, k, ties=ties) for k in recall}
+        return {"mrr": reciprocals, **recalls}
+
+
+class Systems:
+    """Four ways to rank a code base: "dense", "lexical", "lexical+" and "hybrid".
+
+    Lexical is BM25 over words; lexical+ boosts the name and adds character 4-grams; hybrid is
+    dense and lexical+. The code base is encoded, and its words indexed, once for all queries.
+
+    Args:
+        model: The encoder. Scores are computed where it is, block by block.
+        base: The code base.
+        name_boost: How often a function's name is put before its code, as in training.
+        hybrid_weight: Weight of the lexical score in the hybrid one, chosen on validation data.
+        batch_size: Texts encoded at once; None for what suits the model.
+        progress: Show progress on stderr.
+    """
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        base: CodeBase,
+        *,
+        name_boost: int = 0,
+        hybrid_weight: float = 0.0,
+        batch_size: int | None = None,
+        progress: bool = False,
+    ) -> None:
+        self.model, self.base = model, base
+        self.name_boost, self.hybrid_weight = name_boost, hybrid_weight
+        self.batch_size, self.progress = batch_size, progress
+        self._code: np.ndarray[Any, Any] | None = None
+        self._code_seconds = 0.0
+
+    def rank(
+        self,
+        queries: Sequence[str],
+        count: Callable[[Iterable[Array]], RankCounts],
+        names: Sequence[str] = SYSTEMS,
+    ) -> list[Outcome]:
+        """Score queries against the code base and count.
+
+        Args:
+            queries: Their texts [N].
+            count: Makes counts of blocks of scores [rows, M].
+            names: Which of `SYSTEMS`, in order.
+        """
+        vectors: np.ndarray[Any, Any] | None = None
+        outcomes = []
+        for name in names:
+            spent = 0.0
+            if name in ("dense", "hybrid"):
+                if vectors is None:
+                    start = time.perf_counter()
+                    vectors = encode(self.model, queries, "query", self.batch_size, self.progress)
+                    encoding = time.perf_counter() - start
+                code = self._encode_base()
+                blocks: Iterable[Array] = score_blocks(vectors, code, self.model.device)
+                spent += encoding + self._code_seconds
+            if name != "dense":
+                lexical, indexing = self.base.lexical(plus=name != "lexical")
+                spent += indexing
+                if name == "hybrid":
+                    blocks = hybrid_blocks(blocks, lexical, queries, self.hybrid_weight)
+                else:
+                    blocks = lexical_blocks(lexical, queries)
+            start = time.perf_counter()
+            counts = count(blocks)
+            outcomes.append(Outcome(name, counts, spent + time.perf_counter() - start))
+        return outcomes
+
+    def _encode_base(self) -> np.ndarray[Any, Any]:
+        if self._code is None:
+            start = time.perf_counter()
+            base, boost = self.base, self.name_boost
+            texts = [code_text(*each, boost) for each in zip(base.names, base.codes, strict=True)]
+            self._code = encode(self.model, texts, "code", self.batch_size, self.progress)
+            self._code_seconds = time.perf_counter() - start
+        return self._code
+
 
 def evaluate_model(
     model: SentenceTransformer,
-    pairs: Sequence[Pair],
+    pairs: Sequence[Pair] | Retrieval | RetrievalTask,
     *,
     name_boost: int,
     hybrid_weight: float,
     batch_size: int | None = None,
     progress: bool = False,
 ) -> list[Outcome]:
-    """Rank every pair's code among all codes by four systems.
+    """Rank every query's gold code among all codes by the four systems.
 
     Args:
         model: The encoder.
-        pairs: Queries and codes; the gold code of a query is its own pair's.
-        name_boost: How often a function's name is put before its code, as in training.
-        hybrid_weight: Weight of the lexical score in the hybrid one, chosen on validation data.
-        batch_size: Texts encoded at once; None for what suits the model.
-        progress: Show progress on stderr.
+        pairs: Pairs, whose codes are the code base; or queries with a code base of their own,
+            such as `data.codesearchnet_read.read_retrieval` gives.
+        name_boost: As in `Systems`.
+        hybrid_weight: As in `Systems`.
+        batch_size: As in `Systems`.
+        progress: As in `Systems`.
 
     Returns:
-        The outcomes "dense", "lexical" (BM25 over words), "lexical+" (name boosted, character
-        4-grams) and "hybrid" (dense and lexical+).
+        The outcomes of `SYSTEMS`, in order.
 
     Raises:
-        ValueError: There are no pairs.
+        ValueError: There are no pairs, or a vector is NaN.
     """
-    if not pairs:
-        raise ValueError("pairs must hold at least one pair, got none")
-    queries = [pair.query for pair in pairs]
-    start = time.perf_counter()
-    query, code = encode_pairs(
-        model, pairs, name_boost=name_boost, batch_size=batch_size, progress=progress
+    task = as_task(pairs)
+    systems = Systems(
+        model,
+        task.base,
+        name_boost=name_boost,
+        hybrid_weight=hybrid_weight,
+        batch_size=batch_size,
+        progress=progress,
     )
-    encoding_seconds = time.perf_counter() - start
-    outcomes = [timed("dense", score_blocks(query, code), encoding_seconds)]
-    for name, plus in (("lexical", False), ("lexical+", True)):
-        start = time.perf_counter()
-        lexical = lexical_of(pairs, plus=plus)
-        indexing_seconds = time.perf_counter() - start
-        outcomes.append(timed(name, lexical_blocks(lexical, queries), indexing_seconds))
-    blocks = hybrid_blocks(score_blocks(query, code), lexical, queries, hybrid_weight)
-    outcomes.append(timed("hybrid", blocks, encoding_seconds + indexing_seconds))
-    return outcomes
+    return systems.rank(task.queries, lambda blocks: counts_from_scores(blocks, task.target))
+
+
+def evaluate_pairs(
+    model: SentenceTransformer,
+    pairs: Sequence[Pair] | Retrieval | RetrievalTask,
+    *,
+    name_boost: int = 0,
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> Outcome:
+    """Rank every query's gold code by the encoder alone: the figure a checkpoint is chosen by.
+
+    ``evaluate_pairs(model, valid).mrr(cutoff=PAPER_CUTOFF)`` is the paper's metric. Args and
+    raises: as in `evaluate_model`.
+    """
+    task = as_task(pairs)
+    systems = Systems(
+        model, task.base, name_boost=name_boost, batch_size=batch_size, progress=progress
+    )
+    return systems.rank(
+        task.queries, lambda blocks: counts_from_scores(blocks, task.target), ["dense"]
+    )[0]
 
 
 def encode_pairs(
@@ -187,42 +303,6 @@ def timed(
     start = time.perf_counter()
     counts = counts_from_scores(blocks, target)
     return Outcome(name, counts, seconds + time.perf_counter() - start)
-
-
-def result_row(
-    outcome: Outcome,
-    packages: Sequence[str] | None = None,
-    *,
-    cutoff: int | None = None,
-    ties: Ties = "mean",
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Return an outcome's figures, ready for a table or JSON.
-
-    Keys: name, mrr, recall@1, recall@5, recall@10, seconds; mrr_low and mrr_high, the 95 %
-    bootstrap interval over packages (over queries where `interval_over` says so); package_mrr,
-    package_mrr_low and package_mrr_high, the mean of the packages' own means; mrr_optimistic and
-    mrr_pessimistic, the MRR with the other rules for ties.
-    """
-    values = outcome.reciprocals(cutoff=cutoff, ties=ties)
-    micro = bootstrap_interval(values, packages, seed=seed)
-    macro = bootstrap_interval(values, packages, per_package=True, seed=seed)
-    by_ties = {
-        f"mrr_{rule}": float(outcome.reciprocals(cutoff=cutoff, ties=rule).mean())
-        for rule in ("optimistic", "pessimistic")
-    }
-    return {
-        "name": outcome.name,
-        **metrics_from_ranks(outcome.counts.ranks(ties), cutoff=cutoff),
-        "seconds": outcome.seconds,
-        "mrr_low": micro.low,
-        "mrr_high": micro.high,
-        "package_mrr": macro.mean,
-        "package_mrr_low": macro.low,
-        "package_mrr_high": macro.high,
-        "interval_over": micro.over,
-        **by_ties,
-    }
 
 
 def _as_numpy(value: Array) -> np.ndarray[Any, Any]:

@@ -23,6 +23,10 @@ _TIE_SHARE = {"optimistic": 0.0, "mean": 0.5, "pessimistic": 1.0}
 _BLOCK_BYTES = 64 << 20
 
 
+# The paper's: its code looks for the gold code among the first 1000.
+PAPER_CUTOFF = 1000
+
+
 class RankCounts(NamedTuple):
     """For each query, how many other codes score higher than the gold one, how many the same."""
 
@@ -31,9 +35,7 @@ class RankCounts(NamedTuple):
 
     def ranks(self, ties: Ties = "mean") -> np.ndarray[Any, Any]:
         """Return float64 ranks [N] from 1: ``1 + higher``, plus none, half or all of ``equal``."""
-        if ties not in _TIE_SHARE:
-            raise ValueError(f"ties must be one of {', '.join(_TIE_SHARE)}, got {ties!r}")
-        return 1.0 + self.higher + _TIE_SHARE[ties] * self.equal
+        return 1.0 + self.higher + mean_of_ties(ties) * self.equal
 
 
 def mean_reciprocal_rank(
@@ -55,7 +57,7 @@ def mean_reciprocal_rank(
         query: Query vectors [N, D], floating point, tensor or array. Scores are dot products.
         code: Code vectors [M, D].
         target: Index [N] of each query's gold code, int64; None: row i's gold code is row i.
-        cutoff: A rank beyond this scores 0 (the paper: 1000); None: every rank counts.
+        cutoff: A rank beyond this scores 0 (`PAPER_CUTOFF`); None: every rank counts.
         ties: The rank is 1 + the number of higher scores + a share of the other equal scores:
             "optimistic" none, "pessimistic" all, "mean" half of them. "mean" is thus the
             reciprocal of the mean rank over all orders of the ties.
@@ -102,24 +104,45 @@ def reciprocal_ranks(
     return values
 
 
-def metrics_from_ranks(
-    ranks: np.ndarray[Any, Any], *, cutoff: int | None = None
-) -> dict[str, float]:
-    """Return ``mrr`` and ``recall@1``, ``recall@5``, ``recall@10``: the share of ranks <= k."""
-    if len(ranks) == 0:
-        raise ValueError("ranks must not be empty")
-    recalls = {f"recall@{k}": float((ranks <= k).mean()) for k in (1, 5, 10)}
-    return {"mrr": float(reciprocal_ranks(ranks, cutoff).mean()), **recalls}
+def recall_at(counts: RankCounts, k: int, *, ties: Ties = "mean") -> np.ndarray[Any, Any]:
+    """Return whether each gold code is among the first k, float64 [N] of 0 and 1.
+
+    Where equal scores straddle place k, "mean" is the share of their orders in which it is.
+    """
+    if k < 1:
+        raise ValueError(f"k must be >= 1, got {k}")
+    if check_ties(ties) == "mean":
+        return np.asarray(np.clip((k - counts.higher) / (counts.equal + 1), 0.0, 1.0))
+    return np.asarray(counts.ranks(ties) <= k, dtype=np.float64)
 
 
-def score_blocks(query: Array, code: Array) -> Iterator[torch.Tensor]:
+def check_ties(ties: Ties) -> Ties:
+    """Return `ties`, or refuse it in one sentence."""
+    if ties not in _TIE_SHARE:
+        raise ValueError(f"ties must be one of {', '.join(_TIE_SHARE)}, got {ties!r}")
+    return ties
+
+
+def mean_of_ties(ties: Ties) -> float:
+    """Return the share of the other equal scores that a rule puts before a code."""
+    return _TIE_SHARE[check_ties(ties)]
+
+
+def score_blocks(
+    query: Array, code: Array, device: torch.device | str | None = None
+) -> Iterator[torch.Tensor]:
     """Yield the scores ``query @ code.T`` in blocks of rows [rows, M], one buffer for all.
 
     Identical codes get identical scores: a GEMM may round two equal columns differently (its
     edge tiles sum in another order), so a duplicate's column is copied from its first one.
 
+    Args:
+        query: Query vectors [N, D].
+        code: Code vectors [M, D].
+        device: Where to compute; None: where the codes are.
+
     Raises:
-        ValueError, TypeError: As in `mean_reciprocal_rank`.
+        ValueError, TypeError: As in `mean_reciprocal_rank`; a vector holds NaN.
     """
     import torch
 
@@ -128,11 +151,14 @@ def score_blocks(query: Array, code: Array) -> Iterator[torch.Tensor]:
         raise ValueError(
             f"query and code must have the same width, got {query.shape[1]} and {code.shape[1]}"
         )
+    for name, vectors in (("query", query), ("code", code)):
+        bad = vectors.isnan().any(1).nonzero()
+        if len(bad):
+            raise ValueError(f"{name} must not hold NaN, got NaN in row {int(bad[0])}")
     dtype = torch.float64 if torch.float64 in (query.dtype, code.dtype) else torch.float32
-    code = code.to(dtype)
+    code = code.to(device or code.device, dtype)
     extra, first = (torch.from_numpy(ids).to(code.device) for ids in _duplicates(code))
-    block_rows = max(1, _BLOCK_BYTES // (code.shape[0] * code.element_size()))
-    rows = -(-query.shape[0] // -(-query.shape[0] // block_rows))  # blocks of even size
+    rows = rows_at_once(query.shape[0], code.shape[0], code.element_size())
     buffer = torch.empty(rows, code.shape[0], dtype=dtype, device=code.device)
     for start in range(0, query.shape[0], rows):
         block = query[start : start + rows].to(code.device, dtype)
@@ -140,6 +166,12 @@ def score_blocks(query: Array, code: Array) -> Iterator[torch.Tensor]:
         if len(extra):
             scores[:, extra] = scores[:, first]
         yield scores
+
+
+def rows_at_once(queries: int, codes: int, bytes_per_score: int) -> int:
+    """Return how many rows of scores a block of `score_blocks` has: blocks of even size."""
+    most = max(1, _BLOCK_BYTES // (codes * bytes_per_score))
+    return -(-queries // -(-queries // most))
 
 
 def counts_from_scores(blocks: Iterable[Array], target: Array | None = None) -> RankCounts:
@@ -176,7 +208,7 @@ def counts_from_scores(blocks: Iterable[Array], target: Array | None = None) -> 
                 raise ValueError(
                     f"target must be in [0, {columns}), got {int(gold[bad])} for query {bad}"
                 )
-        _refuse_nan(scores, start)
+        refuse_nan(scores, start)
         own = scores.gather(1, index.to(scores.device)[:, None])  # [rows, 1]
         higher.append(_count_rows(scores > own))
         equal.append(_count_rows(scores == own) - 1)
@@ -195,7 +227,8 @@ def _count_rows(mask: torch.Tensor) -> np.ndarray[Any, Any]:
     return np.asarray(mask.sum(1).cpu().numpy())
 
 
-def _refuse_nan(scores: torch.Tensor, start: int) -> None:
+def refuse_nan(scores: torch.Tensor, start: int) -> None:
+    """Refuse a block of scores that holds NaN, which no rank can be made of."""
     # A row's sum is NaN if one of its scores is (or if it holds both infinities): one cheap pass.
     suspects = scores.sum(1).isnan()
     if bool(suspects.any()):

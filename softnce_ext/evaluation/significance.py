@@ -6,7 +6,7 @@ would promise too much. Whole packages are drawn with replacement instead (clust
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -59,28 +59,72 @@ def bootstrap_interval(
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13; Field and
     Welsh, "Bootstrapping clustered data", 2007 (drawing whole clusters).
     """
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1 or len(values) == 0:
-        raise ValueError(f"values must have shape [N] with N >= 1, got {list(values.shape)}")
-    if not np.isfinite(values).all():
-        raise ValueError("values must be finite, got NaN or infinity")
-    if packages is not None and len(packages) != len(values):
-        raise ValueError(f"packages must have {len(values)} entries, got {len(packages)}")
+    return bootstrap_intervals(
+        {"values": values},
+        packages,
+        per_package=per_package,
+        confidence=confidence,
+        resamples=resamples,
+        seed=seed,
+    )["values"]
+
+
+def bootstrap_intervals(
+    figures: Mapping[str, np.ndarray[Any, Any]],
+    packages: Sequence[str] | None = None,
+    *,
+    per_package: bool = False,
+    confidence: float = 0.95,
+    resamples: int = 5000,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Return what `bootstrap_interval` does for several figures of the same queries, at once.
+
+    Args:
+        figures: Name -> one figure per query, float [N].
+        packages: As the other arguments in `bootstrap_interval`.
+        per_package: As there.
+        confidence: As there.
+        resamples: As there.
+        seed: As there.
+
+    Raises:
+        ValueError: As there, or there are no figures or they differ in length.
+    """
+    if not figures:
+        raise ValueError("figures must hold at least one figure, got none")
+    arrays = {name: np.asarray(each, dtype=np.float64) for name, each in figures.items()}
+    rows = 0
+    for name, values in arrays.items():
+        if values.ndim != 1 or len(values) == 0:
+            raise ValueError(f"{name} must have shape [N] with N >= 1, got {list(values.shape)}")
+        rows = rows or len(values)
+        if len(values) != rows:
+            raise ValueError(f"{name} must have {rows} entries, got {len(values)}")
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name} must be finite, got NaN or infinity")
+    if packages is not None and len(packages) != rows:
+        raise ValueError(f"packages must have {rows} entries, got {len(packages)}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
     if resamples < 1:
         raise ValueError(f"resamples must be >= 1, got {resamples}")
 
+    values = np.stack(list(arrays.values()), axis=1)  # [N, figures]
     sums, counts = _per_package(values, packages)
     over: Literal["packages", "queries"] = "packages"
     if packages is None or len(sums) == 1:
         sums, counts, over = values, np.ones(len(values)), "queries"
     if per_package:
-        sums, counts = sums / counts, np.ones(len(sums))
+        sums, counts = sums / counts[:, None], np.ones(len(sums))
     means = _resampled_means(sums, counts, resamples, np.random.default_rng(seed))
     tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(float(sums.sum() / counts.sum()), float(low), float(high), over)
+    low, high = np.quantile(means, [tail, 1 - tail], axis=0)
+    mean = sums.sum(0) / counts.sum()
+    return {
+        name: Interval(float(mean[i]), float(low[i]), float(high[i]), over)
+        for i, name in enumerate(arrays)
+    }
 
 
 def paired_difference(
@@ -123,11 +167,12 @@ def in_words(difference: float, low: float, high: float) -> str:
 def _per_package(
     values: np.ndarray[Any, Any], packages: Sequence[str] | None
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Sum and count of the values of each package, float64 [P] both."""
+    """Sums [P, figures] and counts [P] of the values [N, figures] of each package, float64."""
     if packages is None:
-        return values.sum(keepdims=True), np.array([float(len(values))])
+        return values.sum(0, keepdims=True), np.array([float(len(values))])
     _, member = np.unique(np.asarray(packages), return_inverse=True)
-    return np.bincount(member, weights=values), np.bincount(member).astype(np.float64)
+    sums = [np.bincount(member, weights=column) for column in values.T]
+    return np.stack(sums, axis=1), np.bincount(member).astype(np.float64)
 
 
 def _resampled_means(
@@ -136,11 +181,16 @@ def _resampled_means(
     resamples: int,
     rng: np.random.Generator,
 ) -> np.ndarray[Any, Any]:
-    """Mean of each resample of the clusters [resamples]: sum of drawn sums over drawn counts."""
+    """Means of each resample of the clusters [resamples, figures]: drawn sums by drawn counts."""
     size = len(sums)
-    means = np.empty(resamples)
+    means = np.empty((resamples, sums.shape[1]))
     step = max(1, _DRAWS_AT_ONCE // size)
     for start in range(0, resamples, step):
-        drawn = rng.integers(size, size=(min(step, resamples - start), size), dtype=np.int32)
-        means[start : start + step] = sums[drawn].sum(1) / counts[drawn].sum(1)
+        rows = min(step, resamples - start)
+        drawn = rng.integers(size, size=(rows, size), dtype=np.int32)
+        # How often each cluster was drawn: one product serves all figures.
+        drawn += np.arange(0, rows * size, size, dtype=np.int32)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size)
+        times = times.astype(np.float64)  # [rows, clusters]
+        means[start : start + rows] = (times @ sums) / (times @ counts)[:, None]
     return means
