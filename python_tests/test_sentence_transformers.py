@@ -11,8 +11,9 @@ from models import static_model, tiny_rows, transformer_model
 from torch import nn
 
 from softnce_ext import reference
+from softnce_ext.estimators.similarity import low_weights, widen
 from softnce_ext.presets import PRESETS
-from softnce_ext.sentence_transformers import SoftInfoNCELoss, _low_weights, _widen
+from softnce_ext.sentence_transformers import SoftInfoNCELoss, expected_alpha
 
 ROWS = tiny_rows()
 QUERIES = [row["query"] for row in ROWS]
@@ -111,7 +112,7 @@ def test_low_weights_are_those_of_equation_4(model: Any, columns: int, repeated:
     assert (groups is not None) == repeated
     similarity = seen["similarity"]
     if columns == 3:  # further codes have no text to compare: mean of the row's others
-        similarity = _widen(similarity, 12, 24, rule, groups)
+        similarity = widen(similarity, 24, rule["temperature"], groups)
     weights = reference.soft_weights(similarity, **rule, groups=groups)
     negative = weights > 0
     negative.fill_diagonal_(False)
@@ -130,7 +131,7 @@ def test_low_weights_are_counted_to_the_bound(temperature: float) -> None:
     rule = {"alpha": 1.5, "beta": 0.5, "temperature": temperature, "min_weight": 0.1}
     weights = reference.soft_weights(similarity, **rule, groups=groups)
     low = (weights < 0.5).sum(1) - (weights == 0).sum(1)
-    assert _low_weights(similarity, groups, rule).item() == pytest.approx(low.float().mean().item())
+    assert low_weights(similarity, groups, rule).item() == pytest.approx(low.float().mean().item())
 
 
 def test_statistics_are_means_over_the_steps_since_the_last_call(model: Any) -> None:
@@ -188,11 +189,87 @@ def test_card_and_citation(model: Any) -> None:
     assert "Rethinking Negative Pairs in Code Search" in SoftInfoNCELoss(model).citation
 
 
+def test_expected_alpha_weakens_k_equal_negatives_as_one_alone() -> None:
+    assert expected_alpha(1.5, 0.5, 31, 1 / 31) == 1.5
+    assert expected_alpha(1.5, 0.5, 8, 1 / 31) == 1.5  # at least one false negative
+    assert expected_alpha(1.5, 0.5, 310, 1 / 31) == pytest.approx(15.0)
+    assert expected_alpha(1.5, 0.5, 1000, 0.5) == 250.0  # 2 alpha = beta * negatives
+    assert expected_alpha(1.5, 0.5, 3, 0.5) == 1.5  # never below alpha, small as the batch is
+    # k negatives far more similar than the other 1000 - k, of which k = 1000 / 100 are expected
+    for k, rate in ((1, 0.001), (10, 0.01)):
+        similarity = torch.zeros(1001, 1001)
+        similarity[0, 1 : 1 + k] = 20.0
+        alpha = expected_alpha(1.5, 1.0, 1000, rate)
+        weights = reference.soft_weights(
+            similarity, alpha=alpha, beta=1.0, temperature=1.0, min_weight=0.0
+        )[0]
+        assert weights[1 : 1 + k].max() == 0.0  # 1 - 1.5 of each
+        weights = reference.soft_weights(
+            similarity, alpha=alpha / 3, beta=1.0, temperature=1.0, min_weight=0.0
+        )[0]
+        assert torch.allclose(weights[1 : 1 + k], torch.tensor(0.5), atol=0.01)
+
+
+@pytest.mark.parametrize("columns", [2, 3])
+def test_expected_scaling_keeps_the_relative_weights_of_the_papers_batch(columns: int) -> None:
+    rule = PRESETS["bm25"]._asdict()
+    for rows in (32, 64):
+        # One negative 5 times as similar as the row's average, whatever the number of rows.
+        similarity = torch.zeros(rows, rows)
+        similarity[0, 1] = torch.log(torch.tensor(5 * (rows - 2) / (rows - 1 - 5.0)))
+        alpha = expected_alpha(rule["alpha"], rule["beta"], rows - 1, 1 / 31)
+        weights = reference.soft_weights(similarity, **{**rule, "alpha": alpha})
+        assert weights[0, 1].item() == pytest.approx((0.5 - 1.5 * 5 / 31) / (0.5 - 1.5 / 31))
+
+    model = static_model(QUERIES + CODES)
+    loss = SoftInfoNCELoss(model, alpha_scaling="expected", false_negative_rate=0.2)
+    batch = features(model, QUERIES[:20], CODES[:20], CODES[30:50])[:columns]
+    found = loss(batch)
+    codes = 20 * (columns - 1)
+    alpha = expected_alpha(1.5, 0.5, codes - 1, 0.2)
+    assert alpha > 1.5
+    plain = SoftInfoNCELoss(model, alpha=alpha)
+    assert found.item() == pytest.approx(plain(batch).item(), rel=1e-6)
+    assert loss.pop_statistics()["low_weights"] == plain.pop_statistics()["low_weights"] > 0
+    assert loss.weights["alpha"] == 1.5
+
+
+def test_card_tells_the_scaling(model: Any) -> None:
+    config = SoftInfoNCELoss(model, alpha_scaling="expected").get_config_dict()
+    assert (config["alpha_scaling"], config["false_negative_rate"]) == ("expected", 1 / 31)
+
+
+def test_an_estimator_may_return_factors_or_a_pair(model: Any) -> None:
+    batch = features(model, QUERIES[:20], CODES[:20], CODES[30:50])
+    bm25 = SoftInfoNCELoss(model).estimator
+    rule = PRESETS["bm25"]._asdict()
+    loss = SoftInfoNCELoss(model, bm25.factors, **rule)
+    query, code, more = (model(dict(column))["sentence_embedding"] for column in batch)
+    wanted = reference.soft_info_nce(
+        nn.functional.normalize(query),
+        nn.functional.normalize(torch.cat([code, more])),
+        bm25.factors(batch),
+        **rule,
+        scale=20.0,
+    )
+    assert loss(batch).item() == pytest.approx(wanted.item(), rel=1e-5)
+    similarity = bm25(batch)
+    left, values, right = torch.linalg.svd(similarity)
+    pair = SoftInfoNCELoss(model, lambda batch: (left * values, right.T), **rule)
+    dense = SoftInfoNCELoss(model, lambda batch: similarity, **rule)
+    assert pair(batch).item() == pytest.approx(dense(batch).item(), rel=1e-5)
+    assert pair.pop_statistics() == pytest.approx(dense.pop_statistics())
+
+
 def test_bad_arguments_are_named(model: Any) -> None:
     with pytest.raises(ValueError, match="scale must be > 0, got 0"):
         SoftInfoNCELoss(model, scale=0)
     with pytest.raises(ValueError, match="estimator must be .* got 'tfidf'"):
         SoftInfoNCELoss(model, "tfidf")
+    with pytest.raises(ValueError, match="alpha_scaling must be None or .* got 'linear'"):
+        SoftInfoNCELoss(model, alpha_scaling="linear")
+    with pytest.raises(ValueError, match=r"false_negative_rate must be in \(0, 1\), got 1"):
+        SoftInfoNCELoss(model, false_negative_rate=1)
     with pytest.raises(ValueError, match="alpha, temperature must be given"):
         SoftInfoNCELoss(model, lambda batch: None, beta=0.5)
     loss = SoftInfoNCELoss(model)

@@ -9,13 +9,24 @@ import torch
 from torch import Tensor, nn
 
 from . import checks
-from .estimators.bm25 import InBatchBM25, special_ids, token_ids
+from .estimators.bm25 import InBatchBM25, model_special_ids, token_ids
+from .estimators.collate import model_features
 from .estimators.duplicates import count_masked, duplicate_groups
+from .estimators.similarity import (
+    Groups,
+    Similarity,
+    check_similarity,
+    compared_columns,
+    low_weights,
+    widen,
+)
 from .functional import soft_info_nce
 from .presets import PRESETS
 
-Estimator = Callable[[Sequence[dict[str, Any]]], Tensor]
-Groups = tuple[Tensor, Tensor]
+Estimator = Callable[[Sequence[dict[str, Any]]], Similarity]
+
+# The paper's alpha is for batches of 32: one false negative among a row's 31.
+PUBLISHED_RATE = 1 / 31
 
 
 class SoftInfoNCELoss(nn.Module):
@@ -32,13 +43,21 @@ class SoftInfoNCELoss(nn.Module):
     Args:
         model: The model to train.
         estimator: What tells how similar pairs are: "bm25" (queries against queries, by their
-            token ids), None, or a function of the batch's features (one dict per column) that
-            returns raw similarities, float [N, K] with N <= K <= M. Codes past column K weigh 1.
+            token ids), None, one of `softnce_ext.estimators`, or a function of the batch's features
+            (one dict per column) that returns what `softnce_ext.soft_info_nce` takes as
+            `similarity`: float [N, K] with N <= K <= M, a pair of vectors [N, Dt] and [K, Dt], or
+            BM25Factors. Codes past column K weigh 1.
         scale: Multiplies the scores; 1 / temperature of the scores.
-        alpha: How strongly a similar negative is weakened; None: the paper's value for BM25.
-        beta: The constant part of a weight; None: the paper's value for BM25.
-        temperature: Of the softmax over similarities; None: the paper's value for BM25.
+        alpha: How strongly a similar negative is weakened; None: the paper's value for the
+            estimator.
+        beta: The constant part of a weight; None: the paper's value for the estimator.
+        temperature: Of the softmax over similarities; None: the paper's value for the estimator.
         min_weight: Lower bound of a weight.
+        alpha_scaling: None, or "expected": alpha is for one false negative a row, and is multiplied
+            by their expected number where that is larger (`expected_alpha`).
+        false_negative_rate: With "expected": which part of a row's negatives are false ones. The
+            default makes a weight depend on how many times the row's average a negative's share of
+            the similarity is, as it does in the paper's batches of 32, whatever the batch's size.
         normalize: Score by cosine; False scores by dot product (then set `scale` to 1).
         mask_duplicates: Leave codes out of a query's negatives that repeat its own code, or that
             belong to the same query. Told from the token ids.
@@ -46,7 +65,8 @@ class SoftInfoNCELoss(nn.Module):
 
     Raises:
         TypeError, ValueError: A number is none or out of its range, `estimator` is no name of one,
-            or it is a function and alpha, beta or temperature is missing.
+            or it is a function and alpha, beta or temperature is missing. What an estimator refuses
+            of the model.
 
     Source: "Rethinking Negative Pairs in Code Search" (EMNLP 2023).
     """
@@ -61,6 +81,8 @@ class SoftInfoNCELoss(nn.Module):
         beta: float | None = None,
         temperature: float | None = None,
         min_weight: float = 0.1,
+        alpha_scaling: str | None = None,
+        false_negative_rate: float = PUBLISHED_RATE,
         normalize: bool = True,
         mask_duplicates: bool = True,
         impl: str = "auto",
@@ -70,28 +92,37 @@ class SoftInfoNCELoss(nn.Module):
         checks.check_choice("impl", impl, ("auto", "native", "torch"))
         if not scale > 0:
             raise ValueError(f"scale must be > 0, got {scale}")
-        given = {"alpha": alpha, "beta": beta, "temperature": temperature}
+        if alpha_scaling not in (None, "expected"):
+            raise ValueError(f'alpha_scaling must be None or "expected", got {alpha_scaling!r}')
+        checks.check_number("false_negative_rate", false_negative_rate)
+        if not 0 < false_negative_rate < 1:
+            raise ValueError(f"false_negative_rate must be in (0, 1), got {false_negative_rate}")
         if estimator == "bm25":
-            estimator = InBatchBM25(special_ids(model.tokenizer))
+            estimator = InBatchBM25(model_special_ids(model))
         elif isinstance(estimator, str):
             raise ValueError(f'estimator must be "bm25", None or a function, got {estimator!r}')
-        elif estimator is not None:
-            missing = [name for name, value in given.items() if value is None]
-            if missing:
-                raise ValueError(
-                    f"{', '.join(missing)} must be given with an estimator of your own, got None"
-                )
-        preset = PRESETS["bm25"]._asdict()
+        given = {"alpha": alpha, "beta": beta, "temperature": temperature}
+        preset = PRESETS.get(getattr(estimator, "preset", "bm25" if estimator is None else ""))
+        missing = [name for name, value in given.items() if value is None]
+        if missing and preset is None:
+            raise ValueError(
+                f"{', '.join(missing)} must be given with an estimator of your own, got None"
+            )
+        attach = getattr(estimator, "attach", None)
+        if attach is not None:
+            attach(model, temperature=temperature)
         self.model = model
         self.estimator: Estimator | None
         # Not as an attribute of the module: the trainer would train an estimator that is one.
         self.__dict__["estimator"] = estimator
         self.scale = scale
         self.weights: dict[str, Any] = {
-            name: preset[name] if v is None else v for name, v in given.items()
+            name: getattr(preset, name) if v is None else v for name, v in given.items()
         }
         self.weights["min_weight"] = min_weight
         checks.check_rule(**self.weights)
+        self.alpha_scaling = alpha_scaling
+        self.false_negative_rate = false_negative_rate
         self.normalize = normalize
         self.mask_duplicates = mask_duplicates
         self.impl = impl
@@ -104,12 +135,14 @@ class SoftInfoNCELoss(nn.Module):
         """Return the loss of a batch; `labels` are not used."""
         features = list(sentence_features)
         similarity, groups = None, None
-        if self.estimator is not None:
+        if self.estimator is not None and not self._takes_embeddings():
             with torch.no_grad():
                 similarity = self.estimator(features)
         if self.mask_duplicates:
             groups = self._groups(features)
-        embeddings = [self.model(dict(column))["sentence_embedding"] for column in features]
+        embeddings = [
+            self.model(model_features(column))["sentence_embedding"] for column in features
+        ]
         return self.compute_loss_from_embeddings(
             embeddings, labels, similarity=similarity, groups=groups
         )
@@ -119,7 +152,7 @@ class SoftInfoNCELoss(nn.Module):
         embeddings: Sequence[Tensor],
         labels: Tensor | None = None,
         *,
-        similarity: Tensor | None = None,
+        similarity: Similarity | None = None,
         groups: Groups | None = None,
     ) -> Tensor:
         """Return the loss of embeddings, one [N, D] per column.
@@ -136,24 +169,33 @@ class SoftInfoNCELoss(nn.Module):
         """
         if len(embeddings) < 2:
             raise ValueError(f"embeddings must hold at least 2 columns, got {len(embeddings)}")
+        query, code = embeddings[0], torch.cat(list(embeddings[1:]))
+        if self._takes_embeddings():
+            online: Any = self.estimator
+            similarity = online.from_embeddings(query, code)
         if self.estimator is not None and similarity is None:
             raise ValueError(
                 "similarity must be given with the embeddings, since the estimator needs the "
                 "texts, got None"
             )
-        query, code = embeddings[0], torch.cat(list(embeddings[1:]))
         if self.normalize:
             query = nn.functional.normalize(query, dim=-1)
             code = nn.functional.normalize(code, dim=-1)
+        rule = self.weights
         if similarity is not None:
-            similarity = _widen(similarity, len(query), len(code), self.weights, groups)
-            self._add("low_weights", _low_weights(similarity, groups, self.weights))
+            check_similarity(similarity, len(query), len(code))
+            similarity = widen(similarity, len(code), rule["temperature"], groups)
+            if self.alpha_scaling == "expected":
+                negatives, rate = compared_columns(similarity) - 1, self.false_negative_rate
+                alpha = expected_alpha(rule["alpha"], rule["beta"], negatives, rate)
+                rule = {**rule, "alpha": alpha}
+            self._add("low_weights", low_weights(similarity, groups, rule))
         self._steps += 1
         return soft_info_nce(
             query,
             code,
             similarity,
-            **self.weights,
+            **rule,
             scale=self.scale,
             groups=groups,
             impl=self.impl,
@@ -163,7 +205,8 @@ class SoftInfoNCELoss(nn.Module):
         """Return the means per step since the last call, and start anew.
 
         `low_weights` is how many negatives a row had with a weight below 0.5, `duplicates` how
-        many (query, code) pairs of a batch were masked out.
+        many (query, code) pairs of a batch were masked out. Of a batch of more than 1024 rows
+        `low_weights` is told from the first 1024.
         """
         steps, sums = max(self._steps, 1), self._sums
         self._steps, self._sums = 0, {}
@@ -172,10 +215,15 @@ class SoftInfoNCELoss(nn.Module):
     def get_config_dict(self) -> dict[str, Any]:
         """Return the arguments, for the model card."""
         name = getattr(self.estimator, "__name__", type(self.estimator).__name__)
+        scaling: dict[str, Any] = {}
+        if self.alpha_scaling is not None:
+            scaling["alpha_scaling"] = self.alpha_scaling
+            scaling["false_negative_rate"] = self.false_negative_rate
         return {
             "estimator": None if self.estimator is None else name,
             "scale": self.scale,
             **self.weights,
+            **scaling,
             "normalize": self.normalize,
             "mask_duplicates": self.mask_duplicates,
         }
@@ -204,65 +252,30 @@ class SoftInfoNCELoss(nn.Module):
         device = features[0]["input_ids"].device
         return torch.from_numpy(query).to(device), torch.from_numpy(code).to(device)
 
+    def _takes_embeddings(self) -> bool:
+        """Tell whether the estimator works on the step's own embeddings, not on its features."""
+        return bool(getattr(self.estimator, "takes_embeddings", False))
+
     def _add(self, name: str, value: Tensor | float) -> None:
         self._sums[name] = self._sums.get(name, 0.0) + value
 
 
-def _widen(
-    similarity: Tensor, rows: int, columns: int, weights: dict[str, float], groups: Groups | None
-) -> Tensor:
-    """Add columns whose weight is 1, up to [N, M].
+def expected_alpha(alpha: float, beta: float, negatives: int, rate: float) -> float:
+    """Return alpha times the number of false negatives a row is expected to have, at least one.
 
-    A weight is 1 where the softmax is 1 / (number of negatives): where the similarity is the
-    logarithm of the mean of exp(similarity / temperature) over the row's other negatives.
+    A row's shares of similarity sum to 1: k equally similar negatives have 1 / k each, and Eq. 4
+    takes alpha / k off the weight of each. k times the alpha weakens each as it would one alone.
+
+    Args:
+        alpha: For one false negative a row.
+        beta: The constant part of a weight.
+        negatives: How many negatives a row has.
+        rate: Which part of them is expected to be false.
+
+    Returns:
+        ``alpha * max(1, rate * negatives)``, but where that is more than alpha, at most
+        ``beta * negatives / 2``: Eq. 4's normaliser stays at beta / 2 or above, and no weight
+        is above 2.
     """
-    if not isinstance(similarity, Tensor) or not similarity.is_floating_point():
-        kind = similarity.dtype if isinstance(similarity, Tensor) else type(similarity).__name__
-        raise TypeError(f"the estimator must return a floating-point Tensor, got {kind}")
-    shape = list(similarity.shape)
-    if len(shape) != 2 or shape[0] != rows or not rows <= shape[1] <= columns:
-        raise ValueError(
-            f"the estimator must return shape [{rows}, {rows} to {columns}], got {shape}"
-        )
-    if shape[1] == columns:
-        return similarity
-    count = _count_negatives(similarity, groups)
-    logits = _negatives(similarity, groups).div_(weights["temperature"])
-    mean = weights["temperature"] * (torch.logsumexp(logits, 1) - count.log())
-    mean = torch.where(count > 0, mean, 0.0)
-    return torch.cat([similarity, mean[:, None].expand(-1, columns - shape[1])], dim=1)
-
-
-def _low_weights(similarity: Tensor, groups: Groups | None, weights: dict[str, float]) -> Tensor:
-    """Return how many negatives a row has with a weight below 0.5, on average.
-
-    Told from the softmax, without the [N, M] weights: Eq. 4 solved for it.
-    """
-    alpha, beta = weights["alpha"], weights["beta"]
-    if alpha <= 0 or weights["min_weight"] >= 0.5:
-        return torch.tensor(0.0)
-    denominator = beta - alpha / _count_negatives(similarity, groups)
-    share = (beta - 0.5 * denominator) / alpha
-    logits = _negatives(similarity, groups).div_(weights["temperature"])
-    bound = torch.logsumexp(logits, 1) + share.log()
-    low = torch.count_nonzero(logits > bound[:, None], dim=1)
-    return torch.where(denominator > 0, low, 0).float().mean()
-
-
-def _count_negatives(similarity: Tensor, groups: Groups | None) -> Tensor:
-    """Return how many of the columns are negatives of each row, [N]."""
-    rows, columns = similarity.shape
-    if groups is None:
-        return torch.full((rows,), columns - 1, device=similarity.device)
-    query, code = groups[0], groups[1][:columns]
-    largest = int(max(query.max(), code.max()))
-    return columns - torch.bincount(code, minlength=largest + 1)[query]
-
-
-def _negatives(similarity: Tensor, groups: Groups | None) -> Tensor:
-    """Return a copy of similarities [N, K] with -inf at what is no negative."""
-    negatives = similarity.detach().clone().fill_diagonal_(-torch.inf)
-    if groups is not None:
-        same = groups[0][:, None] == groups[1][None, : similarity.shape[1]]
-        negatives.masked_fill_(same, -torch.inf)
-    return negatives
+    scaled = alpha * max(1.0, rate * negatives)
+    return max(alpha, min(scaled, 0.5 * beta * negatives))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,50 +18,89 @@ if TYPE_CHECKING:
 # The features of one column of a batch, as sentence-transformers makes them.
 Features = Mapping[str, Any]
 
+SIDES = ("text-text", "text-code", "code-code")
+TEMPERATURES = ("fixed", "scaled")
+# The batch of CodeBERT and GraphCodeBERT in the paper, for which its temperature was chosen.
+PUBLISHED_BATCH = 32
+# From this many scores on (64 MiB) they go to the loss as factors, which it multiplies in blocks.
+_FACTOR_SCORES = 1 << 24
+_TEXTS_AT_ONCE = 4096
+_ROBERTA_SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")  # ids 0 to 3
+
 
 class InBatchBM25:
-    """How similar the queries of a batch are to each other, by BM25 over their token ids.
+    """How similar the pairs of a batch are, by BM25 over their token ids.
 
-    A query is compared with the other queries and not with codes: two functions documented alike
-    are likely to do the same. The statistics are the batch's own.
+    The statistics of words (idf) are the batch's own.
 
     Args:
         special_ids: Token ids that are no words (padding, separators); they are skipped.
-        avgdl: Mean query length of the data set, in tokens; None: that of each batch.
+        sides: What is compared with what. "text-text", as in the paper: a query with the other
+            queries, since two functions documented alike are likely to do the same. "text-code": a
+            query with the codes. "code-code": a query's own code with the other codes, which alone
+            finds code that was copied under another documentation.
+        avgdl: Mean document length of the data set, in tokens; None: that of each batch. The
+            published code takes `average_length` of the training queries.
+        temperature: "fixed", as published, or "scaled": similarities are divided by
+            log(N) / log(32), N documents. A rare term's idf grows with log(N), so that a
+            fixed temperature means a sharper softmax in a larger batch; scaled, the temperature
+            means what it means in the paper's batch of 32.
         k1: Saturation of a term's count.
         b: Share of the length normalisation.
         variant: As in `softnce_ext.BM25`; "reference" is what the paper's code computes.
 
     Raises:
-        TypeError, ValueError: As in `softnce_ext.BM25`.
+        TypeError, ValueError: As in `softnce_ext.BM25`; `sides` or `temperature` is no such word.
 
     Source: "Rethinking Negative Pairs in Code Search" (EMNLP 2023), Section 3.2 and D.2.
     """
+
+    preset = "bm25"
 
     def __init__(
         self,
         special_ids: Iterable[int] = (),
         *,
+        sides: str = "text-text",
         avgdl: float | None = None,
+        temperature: str = "fixed",
         k1: float = 1.2,
         b: float = 0.75,
         variant: str = "reference",
     ) -> None:
+        for name, value, choices in (
+            ("sides", sides, SIDES),
+            ("temperature", temperature, TEMPERATURES),
+        ):
+            if value not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
         self.special_ids = np.array(sorted(set(special_ids)), dtype=np.int64)
+        self.sides = sides
+        self.temperature = temperature
         self.bm25 = BM25(k1=k1, b=b, variant=variant, avgdl=avgdl)
 
-    def __call__(self, sentence_features: Sequence[Features]) -> torch.Tensor:
-        """Return the raw similarity of each query (first column) with each, float32 [N, N]."""
+    def __call__(self, sentence_features: Sequence[Features]) -> torch.Tensor | BM25Factors:
+        """Return the raw similarities, float32 [N, M], or as factors where these are many.
+
+        With sides "text-text" the codes are the first N: [N, N].
+        """
         import torch
 
-        scores = torch.from_numpy(self.bm25.scores(self._words(sentence_features[0])))
+        queries, documents = self._texts(sentence_features)
+        others = queries if documents is None else documents
+        if (len(queries.offsets) - 1) * (len(others.offsets) - 1) > _FACTOR_SCORES:
+            return self.factors(sentence_features)
+        scores = torch.from_numpy(self.bm25.scores(queries, documents))
+        if self.temperature == "scaled":
+            scores /= temperature_factor(scores.shape[1])
         return scores.to(sentence_features[0]["input_ids"].device)
 
     def factors(self, sentence_features: Sequence[Features]) -> BM25Factors:
-        """Return the same similarities as two sparse factors, without the matrix [N, N].
+        """Return the same similarities as two sparse factors, without the matrix [N, M].
 
         Args:
-            sentence_features: One column of features each; the first are the queries'.
+            sentence_features: One column of features each: of the queries, of their codes and of
+                further codes.
 
         Returns:
             What `softnce_ext.soft_info_nce` takes as `similarity`, on the features' device.
@@ -68,8 +108,22 @@ class InBatchBM25:
         Raises:
             ValueError: The features hold no token ids.
         """
-        factors = self.bm25.factors(self._words(sentence_features[0]))
+        factors = self.bm25.factors(*self._texts(sentence_features))
+        if self.temperature == "scaled":
+            factor = temperature_factor(len(factors.document_length))
+            factors = factors._replace(weight=factors.weight / factor)
         return factors.to(sentence_features[0]["input_ids"].device)
+
+    def _texts(self, columns: Sequence[Features]) -> tuple[TokenIds, TokenIds | None]:
+        """Return the words that are compared with others, and these; None where both are one."""
+        if self.sides == "text-text":
+            return self._words(columns[0]), None
+        if len(columns) < 2:
+            raise ValueError(f"sides {self.sides} needs a column of codes, got 1 column")
+        codes = [self._words(column) for column in columns[1:]]
+        if self.sides == "text-code":
+            return self._words(columns[0]), _joined(codes)
+        return codes[0], _joined(codes) if len(codes) > 1 else None
 
     def _words(self, features: Features) -> TokenIds:
         """Return a column's texts with -1 in place of special ids."""
@@ -79,6 +133,11 @@ class InBatchBM25:
         return TokenIds(
             np.where(np.isin(texts.ids, self.special_ids), -1, texts.ids), texts.offsets
         )
+
+
+def temperature_factor(documents: int) -> float:
+    """Return how much larger than in the paper's batch the temperature is for N documents."""
+    return math.log(max(documents, 2)) / math.log(PUBLISHED_BATCH)
 
 
 def token_ids(features: Features) -> TokenIds:
@@ -112,3 +171,59 @@ def special_ids(tokenizer: Any) -> list[int]:
         return [int(token) for token in tokenizer.all_special_ids]
     added = tokenizer.get_added_tokens_decoder()
     return [number for number, token in added.items() if token.special]
+
+
+def model_special_ids(model: Any) -> list[int]:
+    """Return the special ids of a SentenceTransformer's rows, tokens it puts first among them."""
+    # UniXcoder's mode token is an ordinary entry of the vocabulary, and in every text.
+    first = getattr(model[0], "prefix", ())
+    return sorted({*special_ids(model.tokenizer), *first})
+
+
+def published_special_ids(tokenizer: Any) -> list[int]:
+    """Return the ids the paper's code skips: 0 to 3, and no others.
+
+    So UniXcoder's mode token counts as a word of every text.
+
+    Raises:
+        ValueError: It is no RoBERTa tokenizer, in which these ids are not the special tokens.
+    """
+    vocabulary = tokenizer.get_vocab()
+    found = [vocabulary.get(token) for token in _ROBERTA_SPECIAL]
+    if found != [0, 1, 2, 3]:
+        raise ValueError(
+            "the published ids rule is for RoBERTa's tokenizers, whose tokens "
+            f"{', '.join(_ROBERTA_SPECIAL)} have the ids 0 to 3, got {found}"
+        )
+    return [0, 1, 2, 3]
+
+
+def average_length(model: Any, texts: Sequence[str], task: str = "query") -> float:
+    """Return the mean length of texts in tokens, special ones included: the published avgdl.
+
+    The published code counts special tokens here, but not in the length of a document.
+
+    Args:
+        model: The SentenceTransformer to train; it cuts texts off at its own bound.
+        texts: The training queries ("document" as `task` for codes).
+        task: What sentence-transformers calls the side.
+
+    Raises:
+        ValueError: There are no texts.
+    """
+    if len(texts) == 0:
+        raise ValueError("texts must hold at least one text, got none")
+    tokens = 0
+    for start in range(0, len(texts), _TEXTS_AT_ONCE):
+        features = model.preprocess(list(texts[start : start + _TEXTS_AT_ONCE]), task=task)
+        tokens += len(token_ids(features).ids)
+    return tokens / len(texts)
+
+
+def _joined(columns: Sequence[TokenIds]) -> TokenIds:
+    """Return texts of several columns one after the other."""
+    if len(columns) == 1:
+        return columns[0]
+    ends = [column.offsets[1:] - column.offsets[:-1] for column in columns]
+    offsets = np.append(0, np.cumsum(np.concatenate(ends)))
+    return TokenIds(np.concatenate([column.ids for column in columns]), offsets)

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from problems import factors
+
+from softnce_ext import reference
+from softnce_ext.estimators import similarity as module
+from softnce_ext.estimators.similarity import (
+    check_similarity,
+    compared_columns,
+    low_weights,
+    negative_logits,
+    widen,
+)
+
+RULE = {"alpha": 1.5, "beta": 0.5, "temperature": 0.7, "min_weight": 0.1}
+
+
+@pytest.fixture(autouse=True)
+def seeded_small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr(module, "BLOCK_ROWS", 7)
+
+
+def made(kind: str, rows: int, columns: int) -> tuple[Any, torch.Tensor, torch.Tensor]:
+    """A similarity, the same as a matrix, and which columns are known."""
+    known = torch.ones(columns, dtype=torch.bool)
+    if kind == "dense":
+        dense = 3 * torch.randn(rows, columns)
+        return dense, dense, known
+    if kind == "pair":
+        pair = (2 * torch.randn(rows, 5), torch.randn(columns, 5))
+        return pair, pair[0] @ pair[1].T, known
+    given = factors(rows, columns)
+    return given, given.dense(), given.known(given.document_length.shape[0])
+
+
+def groups_of(rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
+    code = torch.arange(columns) % max(1, columns - columns // 5)
+    return code[:rows].clone(), code
+
+
+@pytest.mark.parametrize("kind", ["dense", "pair", "factors"])
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("size", [(5, 8), (20, 20), (33, 50)])
+def test_blocks_are_the_negatives_of_the_matrix(
+    kind: str, grouped: bool, size: tuple[int, int]
+) -> None:
+    given, dense, known = made(kind, *size)
+    assert compared_columns(given) == dense.shape[1]
+    groups = groups_of(*size) if grouped else None
+    blocks = list(negative_logits(given, groups, 0.7))
+    logits, count = torch.cat([b[0] for b in blocks]), torch.cat([b[1] for b in blocks])
+    for i in range(size[0]):
+        for j in range(dense.shape[1]):
+            same = grouped and groups[0][i] == groups[1][j]
+            if i == j or same or not known[j]:
+                assert logits[i, j] == -torch.inf
+            else:
+                assert logits[i, j].item() == pytest.approx(dense[i, j].item() / 0.7, abs=1e-4)
+        assert count[i] == torch.isfinite(logits[i]).sum()
+
+
+@pytest.mark.parametrize("kind", ["dense", "pair", "factors"])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_low_weights_are_those_of_equation_4(kind: str, grouped: bool) -> None:
+    given, dense, known = made(kind, 40, 50)
+    groups = groups_of(40, 50) if grouped else None
+    cut = None if groups is None else (groups[0], groups[1][: dense.shape[1]])
+    weights = reference.soft_weights(dense, **RULE, groups=cut, known=known)
+    low = ((weights < 0.5) & (weights > 0)).sum(1).float().mean()
+    assert low > 0.1
+    assert low_weights(given, groups, RULE).item() == pytest.approx(low.item())
+
+
+def test_low_weights_of_many_rows_are_those_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    dense = 3 * torch.randn(40, 40)
+    monkeypatch.setattr(module, "SAMPLE_ROWS", 10)
+    weights = reference.soft_weights(dense, **RULE)[:10]
+    assert low_weights(dense, None, RULE).item() == pytest.approx(
+        (weights < 0.5).sum(1).float().mean().item()
+    )
+    assert sum(len(block) for block, _ in negative_logits(dense, None, 1.0, 10)) == 10
+
+
+@pytest.mark.parametrize("kind", ["dense", "pair"])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_added_codes_weigh_1(kind: str, grouped: bool) -> None:
+    given, dense, _ = made(kind, 20, 20)
+    groups = groups_of(20, 33) if grouped else None
+    wide = widen(given, 33, RULE["temperature"], groups)
+    found = wide if kind == "dense" else wide[0] @ wide[1].T
+    torch.testing.assert_close(found[:, :20], dense, rtol=0, atol=1e-5)
+    weights = reference.soft_weights(found, **RULE, groups=groups)
+    negative = weights[:, 20:] > 0
+    assert negative.any()
+    torch.testing.assert_close(
+        weights[:, 20:][negative], torch.ones(int(negative.sum())), rtol=0, atol=1e-4
+    )
+
+
+def test_factors_and_full_width_stay_as_they_are() -> None:
+    for kind in ("dense", "pair", "factors"):
+        given, _, _ = made(kind, 8, 12)
+        assert widen(given, 12, 0.7, None) is given
+
+
+def test_half_vectors_are_multiplied_in_float() -> None:
+    pair = (torch.randn(6, 400).bfloat16(), torch.randn(6, 400).bfloat16())
+    ((logits, _),) = negative_logits(pair, None, 1.0)
+    wanted = (pair[0].double() @ pair[1].double().T).float()
+    off = ~torch.eye(6, dtype=torch.bool)
+    torch.testing.assert_close(logits[off], wanted[off], rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "given, error, message",
+    [
+        ([[1.0]], TypeError, "must return a floating-point Tensor, a pair .* got list"),
+        (torch.ones(4, 4, dtype=torch.int64), TypeError, "floating-point Tensor, got torch.int64"),
+        ((torch.ones(4, 2), torch.ones(4)), TypeError, "got tuple"),
+        ((torch.ones(4, 2), torch.ones(4, 2).long()), TypeError, "got torch.int64"),
+        (torch.ones(4, 3), ValueError, r"shape \[4, 4 to 6\], got \[4, 3\]"),
+        (torch.ones(4), ValueError, r"got \[4\]"),
+        ((torch.ones(4, 2), torch.ones(7, 2)), ValueError, r"got \[4, 7\]"),
+    ],
+)
+def test_what_is_no_similarity_is_refused(given: Any, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        check_similarity(given, 4, 6)

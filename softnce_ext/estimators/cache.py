@@ -1,0 +1,132 @@
+"""Tables of a frozen model's vectors: made once, kept in the user's cache, read by row number.
+
+A table lives in ``<folder>/<key>/``, where the key is a hash of all that decides its vectors: the
+texts, the model's weights and settings, the type. So no table of other data is ever found. It is
+built under an OS file lock, which dies with its process, in ``<key>.part``, and renamed when whole.
+A build that was stopped goes on where it was; one that found the disk full leaves nothing.
+
+Environment: ``SOFTNCE_CACHE`` (where the user's caches are kept), ``XDG_CACHE_HOME``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .table import Encode, TeacherTable, open_table, write_table
+
+DTYPES = ("float32", "float16")
+
+
+def cached_table(
+    encode: Encode,
+    texts: Sequence[str],
+    identity: Mapping[str, Any],
+    *,
+    dtype: str = "float32",
+    folder: str | os.PathLike[str] | None = None,
+    progress: bool = False,
+) -> TeacherTable:
+    """Return the table of texts' vectors; encode them where that has not been done yet.
+
+    Several processes may ask at once: one encodes, the others wait for it.
+
+    Args:
+        encode: Returns the vectors of some texts, [n, D].
+        texts: All texts, in the order of the data set's row numbers.
+        identity: What else decides the vectors, as JSON values: `model_hash` and settings.
+        dtype: "float32", or "float16" for half the size.
+        folder: Where tables are kept; None: the user's cache folder.
+        progress: Show progress on stderr.
+
+    Raises:
+        StaleTableError: There is a table, but it is damaged.
+        ValueError: There are no texts, `dtype` is no such type, or a vector is not finite.
+        OSError: The folder cannot be written, or the disk is full; nothing is left behind.
+    """
+    from filelock import FileLock
+
+    if len(texts) == 0:
+        raise ValueError("texts must hold at least one text, got none")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    whole = {"texts": text_hash(texts), "rows": len(texts), "dtype": dtype, **identity}
+    key = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:24]
+    root = Path(folder) if folder is not None else cache_folder()
+    built = False
+    try:
+        if not (root / key).is_dir():
+            root.mkdir(parents=True, exist_ok=True, mode=0o700)  # vectors tell of the texts
+            with FileLock(root / f"{key}.lock"):
+                if not (root / key).is_dir():  # else another process has built it meanwhile
+                    _build(root / key, encode, texts, whole, progress)
+                    built = True
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"the table of {len(texts)} vectors cannot be kept in {root}, nothing is left there: "
+            f"{error.strerror or error}",
+        ) from error
+    return open_table(root / key, whole, built=built)
+
+
+def _build(
+    folder: Path, encode: Encode, texts: Sequence[str], identity: Mapping[str, Any], progress: bool
+) -> None:
+    part = folder.with_name(f"{folder.name}.part")
+    try:
+        write_table(part, encode, texts, identity, progress)
+        os.replace(part, folder)
+    except (OSError, ValueError):  # what a Ctrl-C leaves is gone on with
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def cache_folder() -> Path:
+    """Return the folder tables are kept in."""
+    if os.environ.get("SOFTNCE_CACHE"):
+        return Path(os.environ["SOFTNCE_CACHE"]) / "teachers"
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(home) / "softnce_ext" / "teachers"
+
+
+def text_hash(texts: Sequence[str]) -> str:
+    """Return a hash of texts and their order."""
+    digest = hashlib.sha256()
+    for text in texts:
+        data = text.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def model_hash(model: Any) -> str:
+    """Return a hash of a SentenceTransformer: its weights, modules, length and tokenizer."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(f"{name}\0{weight.dtype}\0{list(weight.shape)}\0".encode())
+        digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    modules = [
+        (type(each).__name__, each.get_config_dict() if hasattr(each, "get_config_dict") else None)
+        for each in model
+    ]
+    settings = [modules, model.max_seq_length, _tokenizer_state(model.tokenizer)]
+    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
+def _tokenizer_state(tokenizer: Any) -> Any:
+    if hasattr(tokenizer, "to_str"):  # of tokenizers
+        return tokenizer.to_str()
+    if hasattr(tokenizer, "backend_tokenizer"):
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        # Each call sets these two anew.
+        return {name: v for name, v in state.items() if name not in ("truncation", "padding")}
+    return tokenizer.get_vocab()

@@ -1,0 +1,77 @@
+"""Beside a column's token ids: its row numbers, for tables, and its texts, for other tokenizers.
+
+A feature of a column is what the batch holds under ``<column>_<feature>``; the trainer hands it to
+the loss, and the loss to the estimator. `softnce_ext.sentence_transformers.SoftInfoNCELoss` keeps
+both features from the model it trains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+ROW = "row"  # int64 [N]: the row numbers in the data set, and in a table made of it
+TEXT = "text"  # list of N texts
+
+
+def add_rows(
+    batch: dict[str, Any], rows: Sequence[int], columns: Iterable[str] = ("query", "code")
+) -> dict[str, Any]:
+    """Add the row numbers of a batch to columns of it, in place, and return it.
+
+    Args:
+        batch: A collator's batch.
+        rows: Row number of each of the N rows.
+        columns: Columns whose texts are those of these rows.
+    """
+    import torch
+
+    numbers = torch.tensor(rows, dtype=torch.int64)
+    for column in columns:
+        batch[f"{column}_{ROW}"] = numbers
+    return batch
+
+
+def model_features(features: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a column's features without those that are for estimators alone."""
+    return {name: value for name, value in features.items() if name not in (ROW, TEXT)}
+
+
+class RowCollator:
+    """Takes the column `row` (a number) of a data set of texts out of the rows, and carries it on.
+
+    Example:
+        >>> collator = RowCollator(SentenceTransformerDataCollator(model.preprocess))
+        >>> SentenceTransformerTrainer(model, data_collator=collator, loss=loss, ...)
+
+    Args:
+        collator: Makes a batch of the other columns.
+        texts: Carry the texts as well; needed where an estimator without a table reads them with
+            a tokenizer of its own.
+    """
+
+    def __init__(
+        self, collator: Callable[[list[dict[str, Any]]], dict[str, Any]], *, texts: bool = False
+    ) -> None:
+        self.collator = collator
+        self.texts = texts
+        # What the trainer asks of a collator.
+        self.valid_label_columns: Sequence[str] = getattr(collator, "valid_label_columns", ())
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the batch of rows, with row numbers, and on wish texts, in each column.
+
+        Raises:
+            ValueError: A row has no number.
+        """
+        if any(ROW not in row for row in rows):
+            raise ValueError(f'rows must hold a column "{ROW}", got {sorted(rows[0])}')
+        numbers = [int(row[ROW]) for row in rows]
+        others = [{name: value for name, value in row.items() if name != ROW} for row in rows]
+        batch = self.collator(others)
+        columns = [name for name in others[0] if name not in self.valid_label_columns]
+        add_rows(batch, numbers, columns)
+        if self.texts:
+            for column in columns:
+                batch[f"{column}_{TEXT}"] = [row[column] for row in others]
+        return batch

@@ -1,0 +1,307 @@
+"""Estimators that are encoders: SimCSE between queries, a trained model between query and code.
+
+Both give vectors whose dot products are the similarities, which the loss takes block by block. A
+frozen encoder's vectors of the training texts never change: `cache` makes them once, and a step
+then reads rows of a table. Without a table the encoder runs in every step, over the texts a
+`RowCollator` carries, or over the student's own features where it has the student's tokenizer.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..encoders.saved import load_encoder
+from .cache import cached_table
+from .collate import ROW, TEXT, model_features
+from .frozen import FrozenEncoder, check_unit_vectors
+from .table import TeacherTable
+
+Features = Mapping[str, Any]
+Pair = tuple[Tensor, Tensor]
+
+
+class _EncoderEstimator:
+    """What the two share: an encoder, and tables of its vectors."""
+
+    preset = ""
+
+    def __init__(self, model: Any) -> None:
+        self.encoder = None if model is None else FrozenEncoder(_loaded(model))
+        self.tables: dict[str, TeacherTable] = {}
+
+    def attach(self, student: Any, *, temperature: float | None = None) -> None:
+        """Learn which model is trained; the loss calls it.
+
+        Args:
+            student: The model.
+            temperature: What the loss was given; None: that of the paper's preset.
+
+        Raises:
+            ValueError: The student is the encoder itself.
+        """
+        if self.encoder is not None:
+            self.encoder.attach(student)
+
+    def _cache(
+        self,
+        side: str,
+        encode: Callable[[Sequence[str]], Tensor],
+        texts: Sequence[str],
+        settings: Mapping[str, Any],
+        options: Mapping[str, Any],
+    ) -> TeacherTable:
+        if self.encoder is None:
+            raise ValueError("a table needs a frozen model to make it, got none")
+        identity = {"model": self.encoder.hash(), "side": side, **settings}
+        self.tables[side] = cached_table(encode, texts, identity, **options)
+        return self.tables[side]
+
+    def _row_vectors(self, side: str, features: Features) -> Tensor:
+        if ROW not in features:
+            raise ValueError(
+                f"sentence_features must hold {ROW}, the row numbers of the table (see "
+                f"softnce_ext.estimators.collate), got {sorted(features)}"
+            )
+        return self.tables[side].take(features[ROW]).to(_device(features))
+
+
+class SimCSEEstimator(_EncoderEstimator):
+    """How similar the queries of a batch are to each other: cosine of an unsupervised encoder.
+
+    Args:
+        model: The encoder, a SentenceTransformer or its folder or name
+            (`softnce_ext.training.simcse` trains one).
+        mode: "masked" (recommended): padding is masked, a vector is that of its text alone.
+            "reference": as the published code computes it, which pads to `length` and lets the
+            encoder attend to the padding.
+        length: Tokens a text is cut off at, and in "reference" mode padded to. The published code
+            has 200 with CodeBERT, 128 with the others. None: the model's own bound.
+
+    Raises:
+        ValueError: `mode` is no mode, or "reference" has no length.
+        FileNotFoundError: There is no such model.
+
+    Source: "Rethinking Negative Pairs in Code Search" (EMNLP 2023), Section 3.2; the published
+        code passes no attention mask, so that a vector depends on the padding.
+    """
+
+    preset = "simcse"
+
+    def __init__(self, model: Any, *, mode: str = "masked", length: int | None = None) -> None:
+        if mode not in ("masked", "reference"):
+            raise ValueError(f"mode must be masked or reference, got {mode!r}")
+        if mode == "reference" and length is None:
+            raise ValueError('length must be given with mode="reference", which pads to it')
+        super().__init__(model)
+        self.mode, self.length = mode, length
+        assert self.encoder is not None
+        self._encoder = self.encoder
+
+    def __call__(self, sentence_features: Sequence[Features]) -> Pair:
+        """Return the queries' unit vectors twice: their products are [N, N] cosines."""
+        features = sentence_features[0]
+        if "query" in self.tables:
+            vectors = self._row_vectors("query", features)
+        elif TEXT in features:
+            vectors = self.encode(features[TEXT])
+        elif self.mode == "masked":
+            vectors = _unit(self._encoder.of_features(features))
+        else:
+            raise ValueError('mode="reference" needs a table or texts, got token ids alone')
+        vectors = vectors.to(_device(features))
+        return vectors, vectors
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Return the unit vectors of texts, float32 [N, D]."""
+        if self.mode == "masked":
+            return _unit(self._encoder.of_texts(texts, "query"))
+        assert self.length is not None
+        return _unit(self._encoder.without_mask(texts, self.length))
+
+    def cache(self, queries: Sequence[str], **options: Any) -> TeacherTable:
+        """Make the table of the training queries, or find it, and use it from now on.
+
+        Args:
+            queries: In the order of the rows' numbers.
+            options: dtype, folder and progress of `cached_table`.
+
+        Returns:
+            The table; its `seconds` and `megabytes` are what it cost.
+
+        Raises: As `cached_table`.
+        """
+        settings = {"estimator": "simcse", "mode": self.mode, "length": self.length}
+        return self._cache("query", self.encode, queries, settings, options)
+
+
+class TeacherEstimator(_EncoderEstimator):
+    """How similar a query and a code are to a trained model: the dot product of its vectors.
+
+    The four corners of `mode` and `init_student_from_teacher`: ("frozen", False) is the paper;
+    ("online", True) is what the published code does, whose teacher is the student itself.
+
+    Args:
+        teacher: A SentenceTransformer, or its folder or name. Not needed with mode "online",
+            unless the student starts from it.
+        mode: "frozen": the teacher stays as it is, in eval mode. "online": the student's own
+            vectors of the step, without gradient and before any normalisation.
+        init_student_from_teacher: The student starts from the teacher's weights.
+        second_pass: With mode "online": run the student a second time for the similarities, with
+            dropout of its own, as the published code does after its first epoch. False takes the
+            vectors the loss has computed anyway.
+
+    Raises:
+        ValueError: The arguments do not go together.
+        FileNotFoundError: There is no such model.
+
+    Source: "Rethinking Negative Pairs in Code Search" (EMNLP 2023), Section 3.2.
+    """
+
+    preset = "trained"
+
+    def __init__(
+        self,
+        teacher: Any = None,
+        *,
+        mode: str = "frozen",
+        init_student_from_teacher: bool = False,
+        second_pass: bool = False,
+    ) -> None:
+        if mode not in ("frozen", "online"):
+            raise ValueError(f"mode must be frozen or online, got {mode!r}")
+        if teacher is None and (mode == "frozen" or init_student_from_teacher):
+            why = 'mode="frozen"' if mode == "frozen" else "init_student_from_teacher"
+            raise ValueError(f"teacher must be given with {why}, got None")
+        if teacher is not None and mode == "online" and not init_student_from_teacher:
+            raise ValueError(
+                'teacher must be None with mode="online", which takes the student\'s own vectors, '
+                "unless init_student_from_teacher"
+            )
+        if second_pass and mode != "online":
+            raise ValueError(f'second_pass is for mode="online" alone, got mode {mode!r}')
+        super().__init__(teacher)
+        self.mode = mode
+        self.init_student_from_teacher = init_student_from_teacher
+        self.second_pass = second_pass
+        self._student: Any = None
+
+    @property
+    def takes_embeddings(self) -> bool:
+        """Whether the loss hands over the step's embeddings (`from_embeddings`), not features."""
+        return self.mode == "online" and not self.second_pass
+
+    def attach(self, student: Any, *, temperature: float | None = None) -> None:
+        """Learn which model is trained, and give it the teacher's weights if so wished.
+
+        Raises:
+            ValueError: The student is the teacher itself, or of another shape than the teacher it
+                shall start from; or the preset's temperature is used with vectors of length 1.
+        """
+        super().attach(student, temperature=temperature)
+        frozen = self.mode == "frozen" and self.encoder is not None
+        if temperature is None:
+            check_unit_vectors(self.encoder.model if frozen and self.encoder else student)
+        if self.init_student_from_teacher and self.encoder is not None:
+            copy_weights(self.encoder.model, student)
+        if self.mode == "online":
+            self._student = student
+            self.encoder = None  # it has done its part
+
+    def from_embeddings(self, query: Tensor, code: Tensor) -> Pair:
+        """Return the student's vectors as the estimator's, without gradient."""
+        return query.detach(), code.detach()
+
+    def __call__(self, sentence_features: Sequence[Features]) -> Pair:
+        """Return the vectors of queries [N, D] and of codes [M, D], without gradient.
+
+        With tables, only the codes of the first column of codes: others have no row number.
+        """
+        if self.mode == "online":
+            if self._student is None:
+                raise ValueError('mode="online" must be attached to the student first')
+            with torch.no_grad():
+                found = [
+                    self._student(model_features(features))["sentence_embedding"]
+                    for features in sentence_features
+                ]
+            return found[0], torch.cat(found[1:])
+        if self.tables:
+            sides = zip(("query", "code"), sentence_features, strict=False)
+            query, code = (self._row_vectors(side, features) for side, features in sides)
+            return query, code
+        device = _device(sentence_features[0])
+        found = [
+            self._vectors(features, "code" if i else "query").to(device)
+            for i, features in enumerate(sentence_features)
+        ]
+        return found[0], torch.cat(found[1:])
+
+    def cache(
+        self, queries: Sequence[str], codes: Sequence[str], **options: Any
+    ) -> tuple[TeacherTable, TeacherTable]:
+        """Make the tables of the training pairs, or find them, and use them from now on.
+
+        Args:
+            queries: In the order of the rows' numbers.
+            codes: Their codes.
+            options: dtype, folder and progress of `cached_table`.
+
+        Returns:
+            The tables; their `seconds` and `megabytes` are what they cost.
+
+        Raises: As `cached_table`, and ValueError where a teacher is not frozen.
+        """
+        if self.mode == "online" or self.encoder is None:
+            raise ValueError(f"a table needs a frozen teacher, got mode {self.mode!r}")
+        encoder, settings = self.encoder, {"estimator": "teacher"}
+
+        def table(side: str, texts: Sequence[str]) -> TeacherTable:
+            return self._cache(
+                side, lambda some: encoder.of_texts(some, side), texts, settings, options
+            )
+
+        return table("query", queries), table("code", codes)
+
+    def _vectors(self, features: Features, side: str) -> Tensor:
+        assert self.encoder is not None
+        if TEXT in features:
+            return self.encoder.of_texts(features[TEXT], side)
+        return self.encoder.of_features(features)
+
+
+def copy_weights(teacher: Any, student: Any) -> None:
+    """Give the student the teacher's weights.
+
+    Raises:
+        ValueError: They are of different shapes.
+    """
+    given, wanted = teacher.state_dict(), student.state_dict()
+    other = {
+        name
+        for name in given.keys() | wanted.keys()
+        if name not in given or name not in wanted or given[name].shape != wanted[name].shape
+    }
+    if other:
+        raise ValueError(
+            "init_student_from_teacher needs a teacher of the student's architecture, "
+            f"{len(other)} weights differ in name or shape, {min(other)} among them"
+        )
+    student.load_state_dict(given)
+
+
+def _loaded(model: Any) -> Any:
+    return load_encoder(os.fspath(model))[0] if isinstance(model, (str, os.PathLike)) else model
+
+
+def _device(features: Features) -> torch.device:
+    """Return the device of a column's features."""
+    return next(value.device for value in features.values() if isinstance(value, Tensor))
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(vectors.float(), dim=-1)

@@ -1,0 +1,146 @@
+"""A trained model that only gives vectors: never trained, in eval mode, on the device it is on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..encoders.load import is_static
+from .cache import model_hash
+from .collate import model_features
+
+_TEXTS_AT_ONCE = 64
+_TASKS = {"query": "query", "code": "document"}  # sentence-transformers' words for the sides
+
+
+class FrozenEncoder:
+    """Holds a SentenceTransformer and freezes it.
+
+    It is no module, so that nothing that moves, trains or saves a loss does so to the model.
+
+    Args:
+        model: The model; it is put into eval mode and loses its gradients.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self._student: Any = None
+        self._reads_student: bool | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenEncoder:
+        return self  # it never changes
+
+    def attach(self, student: Any) -> None:
+        """Learn which model is trained.
+
+        Raises:
+            ValueError: It is this one, or shares weights with it.
+        """
+        own = {parameter.data_ptr() for parameter in self.model.parameters()}
+        if any(parameter.data_ptr() in own for parameter in student.parameters()):
+            raise ValueError(
+                "a frozen teacher must be a model of its own, got the student itself or one that "
+                "shares its weights (a copy is frozen; TeacherEstimator's mode online follows the "
+                "student)"
+            )
+        self._student, self._reads_student = student, None
+
+    def hash(self) -> str:
+        """Return the hash of what decides the vectors."""
+        return model_hash(self.model)
+
+    @torch.no_grad()
+    def of_texts(self, texts: Sequence[str], side: str) -> Tensor:
+        """Return the vectors of texts, [N, D] on the model's device, encoded by length."""
+        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+        parts = []
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            chosen = [texts[row] for row in order[start : start + _TEXTS_AT_ONCE]]
+            features = self.model.preprocess(chosen, task=_TASKS[side])
+            parts.append(self._forward(features))
+        place = torch.empty(len(texts), dtype=torch.int64)
+        place[torch.tensor(order)] = torch.arange(len(texts))
+        return torch.cat(parts)[place.to(parts[0].device)]
+
+    @torch.no_grad()
+    def without_mask(self, texts: Sequence[str], length: int) -> Tensor:
+        """Return masked means of a transformer that attends to its padding up to `length`.
+
+        Source: the published code of the paper; section 3.2's SimCSE estimator.
+        """
+        transformer, tokenizer = self.model[0].auto_model, self.model.tokenizer
+        parts = []
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            ids = tokenizer(
+                list(texts[start : start + _TEXTS_AT_ONCE]),
+                padding="max_length",
+                truncation=True,
+                max_length=length,
+                return_tensors="pt",
+            )["input_ids"].to(self.model.device)  # [n, length]
+            hidden = transformer(input_ids=ids, attention_mask=torch.ones_like(ids))[0]
+            words = (ids != tokenizer.pad_token_id)[:, :, None].to(hidden.dtype)
+            parts.append((hidden * words).sum(1) / words.sum(1))
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def of_features(self, features: Mapping[str, Any]) -> Tensor:
+        """Return the vectors of a batch the student's tokenizer has made.
+
+        Raises:
+            ValueError: The model has another tokenizer.
+        """
+        if self._reads_student is None:
+            student = self.model if self._student is None else self._student
+            self._reads_student = _vocabulary(self.model) == _vocabulary(student)
+        if not self._reads_student:
+            raise ValueError(
+                "the teacher has another tokenizer than the student, whose token ids mean nothing "
+                "to it: make its table with `cache`, or carry the texts with RowCollator(texts="
+                "True)"
+            )
+        return self._forward(model_features(features))
+
+    def _forward(self, features: Mapping[str, Any]) -> Tensor:
+        from sentence_transformers.util import batch_to_device
+
+        moved = batch_to_device(dict(features), self.model.device)
+        vectors: Tensor = self.model(moved)["sentence_embedding"]
+        return vectors
+
+
+def check_raw_dot(model: Any, preset: str) -> None:
+    """Refuse a preset whose scores are raw dot products for a static encoder.
+
+    Raises:
+        ValueError: The model is static.
+    """
+    if is_static(model):
+        raise ValueError(
+            f"preset {preset} scores by raw dot products, which do not train a static encoder: its "
+            "vectors have length 1, so that scores stay within [-1, 1]; score by cosine with a "
+            "scale of 20 instead"
+        )
+
+
+def check_unit_vectors(model: Any) -> None:
+    """Refuse the trained teacher's preset for similarities of vectors of length 1.
+
+    Raises:
+        ValueError: The model normalises its vectors.
+    """
+    from sentence_transformers.sentence_transformer.modules import Normalize
+
+    if is_static(model) or any(isinstance(module, Normalize) for module in model):
+        raise ValueError(
+            "temperature must be given with a teacher whose vectors have length 1, got the "
+            "preset's 5.0, which is for raw dot products: every weight would be 1"
+        )
+
+
+def _vocabulary(model: Any) -> dict[str, int]:
+    vocabulary: dict[str, int] = model.tokenizer.get_vocab()
+    return vocabulary

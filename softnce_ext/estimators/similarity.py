@@ -1,0 +1,178 @@
+"""What an estimator may return, and what is read off it in row blocks, without an [N, M] matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..factors import BM25Factors
+
+Similarity = Tensor | tuple[Tensor, Tensor] | BM25Factors
+Groups = tuple[Tensor, Tensor]
+
+BLOCK_ROWS = 256
+# A statistic of more rows than these is that of the first ones: rows come in random order, and
+# all of them would cost as much as the similarities themselves.
+SAMPLE_ROWS = 1024
+
+
+def check_similarity(similarity: Any, rows: int, columns: int) -> None:
+    """Refuse what is no similarity of `rows` queries with `rows` to `columns` codes.
+
+    Raises:
+        TypeError, ValueError: It is none of `Similarity`, or of another shape.
+    """
+    if isinstance(similarity, BM25Factors):
+        shape = [len(similarity.query_indptr) - 1, len(similarity.document_length)]
+    elif isinstance(similarity, Tensor):
+        shape = list(similarity.shape)
+    elif (
+        isinstance(similarity, tuple)
+        and len(similarity) == 2
+        and all(isinstance(part, Tensor) and part.dim() == 2 for part in similarity)
+    ):
+        shape = [len(similarity[0]), len(similarity[1])]
+    else:
+        raise TypeError(
+            "the estimator must return a floating-point Tensor, a pair of teacher vectors or "
+            f"BM25Factors, got {type(similarity).__name__}"
+        )
+    parts = similarity if isinstance(similarity, tuple) else (similarity,)
+    for part in () if isinstance(similarity, BM25Factors) else parts:
+        if not part.is_floating_point():
+            raise TypeError(f"the estimator must return a floating-point Tensor, got {part.dtype}")
+    if len(shape) != 2 or shape[0] != rows or not rows <= shape[1] <= columns:
+        raise ValueError(
+            f"the estimator must return shape [{rows}, {rows} to {columns}], got {shape}"
+        )
+
+
+def compared_columns(similarity: Similarity) -> int:
+    """Return how many codes the queries are compared with."""
+    if isinstance(similarity, BM25Factors):
+        return len(similarity.document_length)
+    return similarity[1].shape[0] if isinstance(similarity, tuple) else similarity.shape[1]
+
+
+def widen(
+    similarity: Similarity, columns: int, temperature: float, groups: Groups | None
+) -> Similarity:
+    """Add codes whose weight is 1, up to `columns`; BM25Factors need none.
+
+    A weight is 1 where the softmax is 1 / (number of negatives): where the similarity is the
+    logarithm of the mean of exp(similarity / temperature) over the row's other negatives.
+    """
+    missing = columns - compared_columns(similarity)
+    if missing == 0 or isinstance(similarity, BM25Factors):
+        return similarity
+    parts = []
+    for logits, count in negative_logits(similarity, groups, temperature):
+        mean = temperature * (torch.logsumexp(logits, 1) - count.log())
+        parts.append(torch.where(count > 0, mean, 0.0))
+    mean = torch.cat(parts)[:, None]
+    if isinstance(similarity, Tensor):
+        return torch.cat([similarity, mean.to(similarity.dtype).expand(-1, missing)], dim=1)
+    # One coordinate more: the query's is its mean, a new code's is 1, a known code's 0.
+    query, code = (part.to(mean.dtype) for part in similarity)
+    added = torch.nn.functional.pad(code.new_zeros(missing, code.shape[1]), (0, 1), value=1.0)
+    return torch.cat([query, mean], 1), torch.cat([torch.nn.functional.pad(code, (0, 1)), added])
+
+
+def low_weights(similarity: Similarity, groups: Groups | None, rule: Mapping[str, float]) -> Tensor:
+    """Return how many negatives a row has with a weight below 0.5, on average.
+
+    Told from the softmax, without the [N, M] weights: Eq. 4 solved for it. Of a large batch it is
+    that of the first SAMPLE_ROWS rows.
+
+    Args:
+        similarity: What an estimator returns.
+        groups: As in `softnce_ext.soft_info_nce`.
+        rule: alpha, beta, temperature and min_weight.
+    """
+    alpha, beta = rule["alpha"], rule["beta"]
+    if alpha <= 0 or rule["min_weight"] >= 0.5:
+        return torch.tensor(0.0)
+    found = []
+    for logits, count in negative_logits(similarity, groups, rule["temperature"], SAMPLE_ROWS):
+        denominator = beta - alpha / count
+        share = (beta - 0.5 * denominator) / alpha
+        bound = torch.logsumexp(logits, 1) + share.log()
+        low = torch.count_nonzero(logits > bound[:, None], dim=1)
+        found.append(torch.where(denominator > 0, low, 0))
+    return torch.cat(found).float().mean()
+
+
+def negative_logits(
+    similarity: Similarity, groups: Groups | None, temperature: float, rows: int | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield blocks of similarity / temperature, [R, K], -inf at what is no negative.
+
+    With each the number of the rows' negatives, [R]. `rows` bounds how many rows are looked at.
+    """
+    blocks = _Factors(similarity) if isinstance(similarity, BM25Factors) else None
+    total = _query_count(similarity)
+    total = total if rows is None else min(rows, total)
+    for begin in range(0, total, BLOCK_ROWS):
+        part = slice(begin, min(begin + BLOCK_ROWS, total))
+        if blocks is not None:
+            block = blocks.block(part)
+        elif isinstance(similarity, tuple):
+            query, code = (_at_least_float(vectors.detach()) for vectors in similarity)
+            block = query[part] @ code.T
+        else:
+            block = similarity[part].detach().clone()
+        block.div_(temperature)
+        outside = _outside(part, block.shape[1], groups, block.device)
+        if blocks is not None:
+            outside |= ~blocks.has_text
+        block.masked_fill_(outside, -torch.inf)
+        yield block, block.shape[1] - outside.sum(1)
+
+
+def _query_count(similarity: Similarity) -> int:
+    if isinstance(similarity, BM25Factors):
+        return len(similarity.query_indptr) - 1
+    return len(similarity[0]) if isinstance(similarity, tuple) else len(similarity)
+
+
+def _at_least_float(vectors: Tensor) -> Tensor:
+    return vectors if vectors.dtype == torch.float64 else vectors.float()
+
+
+def _outside(part: slice, columns: int, groups: Groups | None, device: torch.device) -> Tensor:
+    """Return bool [R, K], true where a column is no negative of a row."""
+    row = torch.arange(part.start, part.stop, device=device)
+    outside = torch.arange(columns, device=device)[None, :] == row[:, None]
+    if groups is not None:
+        outside |= groups[0][part, None] == groups[1][None, :columns]
+    return outside
+
+
+class _Factors:
+    """BM25's factors, the postings by document."""
+
+    def __init__(self, factors: BM25Factors) -> None:
+        self.factors = factors
+        self.terms = len(factors.indptr) - 1
+        document, order = factors.document.long().sort(stable=True)
+        term = torch.repeat_interleave(factors.indptr.diff())
+        documents = torch.arange(len(factors.document_length), device=document.device)
+        self.term, self.weight = term[order], factors.weight[order]
+        self.start = torch.searchsorted(document, documents)  # first posting of each document
+        self.has_text = factors.document_length > 0
+
+    def block(self, part: slice) -> Tensor:
+        """Sum, for each document, the block's counts of its terms: [R, K]."""
+        indptr = self.factors.query_indptr[part.start : part.stop + 1]
+        begin, end = int(indptr[0]), int(indptr[-1])
+        row = torch.repeat_interleave(indptr.diff())
+        # One row more than there are terms: a table may not be empty.
+        counts = self.weight.new_zeros(self.terms + 1, part.stop - part.start)
+        place = (self.factors.query_term[begin:end].long(), row)
+        counts.index_put_(place, self.factors.query_count[begin:end], accumulate=True)
+        return torch.nn.functional.embedding_bag(
+            self.term, counts, self.start, mode="sum", per_sample_weights=self.weight
+        ).T.contiguous()

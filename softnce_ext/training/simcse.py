@@ -1,0 +1,138 @@
+"""Train the SimCSE estimator: queries alone, each twice, told apart by dropout.
+
+Each query goes through the encoder twice with dropout of its own; the two vectors are a pair, the
+other queries of the batch its negatives. It is InfoNCE with the same text in both columns.
+
+Sources: Gao et al., "SimCSE: Simple Contrastive Learning of Sentence Embeddings" (EMNLP 2021);
+"Rethinking Negative Pairs in Code Search" (EMNLP 2023), whose published code has other settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..encoders.load import is_static, set_max_length
+from ..sentence_transformers import SoftInfoNCELoss
+from .batches import TextPairs
+from .settings import TrainSettings
+from .trainer import TrainingRun, train_encoder
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+# What the paper starts from: six layers, cased down, mean pooling.
+SIMCSE_MODEL = "sentence-transformers/msmarco-distilbert-dot-v5"
+
+
+class SimCSESettings(NamedTuple):
+    """How SimCSE is trained; AdamW without weight decay, linear decay, no warm-up, clip at 1.
+
+    Attributes:
+        temperature: Of the cosines.
+        learning_rate: Highest learning rate.
+        batch_size: Queries per step.
+        epochs: Passes over the queries.
+        length: Tokens a query is cut off at.
+        first_token: Vectors are the first token's, under a layer that is there in training alone;
+            else the mean of all tokens.
+        seed: Of order and dropout.
+    """
+
+    temperature: float
+    learning_rate: float
+    batch_size: int
+    epochs: int
+    length: int
+    first_token: bool
+    seed: int = 42
+
+
+SIMCSE_SETTINGS = MappingProxyType(
+    {
+        # The published code, but for the mask: it lets the encoder attend to the padding.
+        "published": SimCSESettings(0.07, 5e-4, 256, 10, 128, first_token=False),
+        # The SimCSE paper's unsupervised BERT-base.
+        "original": SimCSESettings(0.05, 3e-5, 64, 1, 32, first_token=True),
+    }
+)
+
+
+def train_simcse(
+    model: SentenceTransformer,
+    queries: Sequence[str],
+    settings: SimCSESettings = SIMCSE_SETTINGS["published"],
+    *,
+    mask_duplicates: bool = False,
+    progress: bool = True,
+) -> tuple[SentenceTransformer, TrainingRun]:
+    """Train a transformer on queries without their codes, in place, by SentenceTransformerTrainer.
+
+    The published code keeps the weights with the best training MRR; this keeps the last ones.
+
+    Args:
+        model: A transformer with pooling, as `SIMCSE_MODEL` is.
+        queries: The training queries.
+        settings: One of `SIMCSE_SETTINGS`, or one's own.
+        mask_duplicates: Leave equal queries out of each other's negatives; the sources do not.
+        progress: Show a progress bar on stderr.
+
+    Returns:
+        The encoder for `softnce_ext.estimators.encoder.SimCSEEstimator`, with the weights of
+        `model`, and how the training went.
+
+    Raises:
+        ValueError: The model is static or has no dropout, or there are fewer than two queries.
+        TrainingDivergedError, TrainingInterrupted: As in `train_encoder`.
+    """
+    if len(queries) < 2:
+        raise ValueError(f"queries must hold at least 2 texts, got {len(queries)}")
+    _check_dropout(model)
+    set_max_length(model, settings.length)
+    encoder, trained = _modules(model, first_token=settings.first_token)
+    loss = SoftInfoNCELoss(
+        trained, estimator=None, scale=1 / settings.temperature, mask_duplicates=mask_duplicates
+    )
+    options = TrainSettings(
+        batch_size=settings.batch_size,
+        epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        seed=settings.seed,
+    )
+    pairs = TextPairs(queries, queries)
+    run = train_encoder(trained, loss, pairs, options, title="training simcse", progress=progress)
+    encoder.eval()
+    return encoder, run
+
+
+def _modules(
+    model: SentenceTransformer, *, first_token: bool
+) -> tuple[SentenceTransformer, SentenceTransformer]:
+    """Return the encoder and what is trained in its place; they share the transformer."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense, Pooling
+
+    if not first_token:
+        return model, model
+    transformer: Any = model[0]
+    width = transformer.get_embedding_dimension()
+    encoder = SentenceTransformer(
+        modules=[transformer, Pooling(width, "cls")], device=str(model.device)
+    )
+    dense = Dense(width, width, activation_function=torch.nn.Tanh())
+    trained = SentenceTransformer(modules=[*encoder, dense], device=str(model.device))
+    return encoder, trained
+
+
+def _check_dropout(model: SentenceTransformer) -> None:
+    import torch
+
+    if is_static(model):
+        raise ValueError("simcse needs a transformer with dropout, got a static encoder")
+    rates = [part.p for part in model.modules() if isinstance(part, torch.nn.Dropout)]
+    if not any(rates):
+        raise ValueError(
+            "simcse tells a query's two vectors apart by dropout, got a model whose dropout is 0"
+        )
