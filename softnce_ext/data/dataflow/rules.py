@@ -7,7 +7,8 @@ this follows edge by edge.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from .languages import (
     Assignment,
@@ -17,7 +18,6 @@ from .languages import (
     Each,
     Increment,
     Part,
-    Rule,
     Style,
     Twice,
 )
@@ -26,8 +26,8 @@ from .tree import Node, Tree
 # Nested loops double the work at each level; beyond this (about a second) the code is generated.
 MAX_STEPS = 1_000_000
 # Rules inside rules. Fixed, so that what is found does not depend on how deep the caller's stack
-# is; two Python frames a level leave room below the interpreter's 1000.
-MAX_DEPTH = 300
+# is; up to three Python frames a level leave room below the interpreter's 1000.
+MAX_DEPTH = 200
 
 State = dict[str, tuple[int, ...]]
 
@@ -83,7 +83,7 @@ class _Engine:
                 if self.depth >= MAX_DEPTH or self.steps > MAX_STEPS:
                     raise TooDeepError
                 self.depth += 1
-                state = self.apply(node.rule, node, state)
+                state = _METHODS[type(node.rule)](self, node.rule, node, state)
                 self.depth -= 1
         return state
 
@@ -95,26 +95,6 @@ class _Engine:
             if known is None and node.kind == "identifier":
                 state[text] = (node.ordinal,)
         return state
-
-    def apply(self, rule: Rule, node: Node, state: State) -> State:
-        match rule:
-            case Definition():
-                return self.define(rule, node, state)
-            case Assignment():
-                right = node.part(rule.right)
-                if right is None:  # a bare annotation
-                    return state
-                return self.assign(rule.style, self.needed(node, rule.left), right, state)
-            case Increment():
-                for ordinal in self.variables(node):
-                    for source in self.variables(node):
-                        self.edges.append(Edge(ordinal, True, (source,)))
-                    state[self.tokens[ordinal]] = (ordinal,)
-                return state
-            case Branch():
-                return self.branch(rule, node, state)
-            case _:
-                return self.loop(rule, node, state)
 
     def define(self, rule: Definition, node: Node, state: State) -> State:
         names, value = self.variables(self.needed(node, rule.name)), node.part(rule.value)
@@ -128,7 +108,20 @@ class _Engine:
             state[self.tokens[name]] = (name,)
         return state
 
-    def assign(self, style: Style, left: Node, right: Node, state: State) -> State:
+    def assign(self, rule: Assignment, node: Node, state: State) -> State:
+        right = node.part(rule.right)
+        if right is None:  # a bare annotation
+            return state
+        return self.move(rule.style, self.needed(node, rule.left), right, state)
+
+    def increment(self, rule: Increment, node: Node, state: State) -> State:
+        for ordinal in self.variables(node):
+            for source in self.variables(node):
+                self.edges.append(Edge(ordinal, True, (source,)))
+            state[self.tokens[ordinal]] = (ordinal,)
+        return state
+
+    def move(self, style: Style, left: Node, right: Node, state: State) -> State:
         pairs = [(left, right)]
         if style == "list":
             lefts = [child for child in left.children if child.kind != ","]
@@ -168,40 +161,42 @@ class _Engine:
                 merged.setdefault(name, set()).update(ordinals)
         return {name: tuple(sorted(ordinals)) for name, ordinals in merged.items()}
 
-    def loop(self, rule: Rule, node: Node, state: State) -> State:
+    def each(self, rule: Each, node: Node, state: State) -> State:
         start = len(self.edges)
-        match rule:
-            case Each():
-                name, value = self.needed(node, rule.name), self.needed(node, rule.value)
-                body = node.part(rule.body)
-                for _ in range(2):
-                    state = self.assign(rule.style, name, value, state)
-                    if body is not None:
-                        state = self.visit(body, state)
-            case Counted():
-                for child in node.children:
-                    state = self.visit(child, state)
-                for child in self.repeated(rule, node):
-                    state = self.visit(child, state)
-            case Twice():
-                for child in [*node.children, *node.children]:
-                    state = self.visit(child, state)
-        merged: dict[tuple[int, bool], set[int]] = {}
-        for edge in self.edges[start:]:
-            merged.setdefault((edge.ordinal, edge.computed), set()).update(edge.sources)
-        self.edges[start:] = [
-            Edge(ordinal, computed, tuple(sorted(sources)))
-            for (ordinal, computed), sources in merged.items()
-        ]
+        name, value = self.needed(node, rule.name), self.needed(node, rule.value)
+        body = node.part(rule.body)
+        for _ in range(2):
+            state = self.move(rule.style, name, value, state)
+            if body is not None:
+                state = self.visit(body, state)
+        self.merge(start)
         return state
 
-    def repeated(self, rule: Counted, node: Node) -> list[Node]:
+    def repeat(self, rule: Twice | Counted, node: Node, state: State) -> State:
+        start = len(self.edges)
+        again = node.children if isinstance(rule, Twice) else self.counted_again(rule, node)
+        for child in [*node.children, *again]:
+            state = self.visit(child, state)
+        self.merge(start)
+        return state
+
+    def counted_again(self, rule: Counted, node: Node) -> list[Node]:
         """Return what of a counted loop runs again."""
         for place, child in enumerate(node.children):
             if child.kind == rule.declaration:
                 update = child.part(rule.update) if rule.update else None
                 return [*([update] if update else []), *node.children[place + 1 :]]
         return []
+
+    def merge(self, start: int) -> None:
+        """Merge what a loop added: one edge for every token and way of getting a value."""
+        merged: dict[tuple[int, bool], set[int]] = {}
+        for ordinal, computed, sources in self.edges[start:]:
+            merged.setdefault((ordinal, computed), set()).update(sources)
+        self.edges[start:] = [
+            Edge(ordinal, computed, tuple(sorted(sources)))
+            for (ordinal, computed), sources in merged.items()
+        ]
 
     def needed(self, node: Node, part: Part) -> Node:
         found = node.part(part)
@@ -226,3 +221,14 @@ class _Engine:
                     todo.extend(each.children)
             node.variables = sorted(found)
         return node.variables
+
+
+_METHODS: dict[type[Any], Callable[[_Engine, Any, Node, State], State]] = {
+    Definition: _Engine.define,
+    Assignment: _Engine.assign,
+    Increment: _Engine.increment,
+    Branch: _Engine.branch,
+    Each: _Engine.each,
+    Twice: _Engine.repeat,
+    Counted: _Engine.repeat,
+}
