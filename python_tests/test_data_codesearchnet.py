@@ -137,6 +137,27 @@ def test_every_kind_of_source_and_list_gives_the_same_bytes(tmp_path: Path) -> N
     assert Dump([mixed]).languages() == ["ruby", "python"] == Dump([zips]).languages()
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"/", rb"\/"),
+        (b'"url": "', b'"url" :  "'),
+        (b'"url": "https', b'"url":"https'),
+        (b'"partition"', b'"repo_url": "https://example.org", "partition"'),
+        (b'"sha": "abc"', rb'"sha": "\"url\": \"https://example.org\""'),
+    ],
+)
+def test_records_are_found_however_their_json_is_written(
+    tmp_path: Path, before: bytes, after: bytes
+) -> None:
+    lists, source = write_lists(tmp_path / "lists", "ruby"), write_folder(tmp_path, "ruby")
+    for path in source.rglob("*.jsonl.gz"):
+        lines = gzip.decompress(path.read_bytes())
+        assert before in lines
+        path.write_bytes(gzip.compress(lines.replace(before, after)))
+    assert prepare(source, "ruby", tmp_path / "out", lists=lists)["complete"]
+
+
 def test_archive_beside_its_unpacked_copy_is_read_once(tmp_path: Path) -> None:
     source = tmp_path / "both"
     write_folder(source, "ruby")

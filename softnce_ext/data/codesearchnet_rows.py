@@ -62,12 +62,8 @@ def prepared_row(record: Mapping[str, Any], language: str, name: str) -> dict[st
         tokens = _tokens(record, ("code_tokens", "func_code_tokens"), required=True)
         if language == "python":
             code = cut_docstring(code)
-            # Every string ends with a quote: most tokens need no closer look.
-            tokens = [
-                token
-                for token in tokens
-                if not (token.endswith(("'", '"')) and _is_docstring(token, query))
-            ]
+            words = _WORDS.findall(" ".join(query))
+            tokens = [token for token in tokens if not _is_docstring(token, words)]
         row.update(code=code, tokens=" ".join(tokens))
     url = _string(record, ("url", "func_code_url"), required=True)
     match = _URL_LINE.search(url)
@@ -120,13 +116,13 @@ def cut_docstring(code: str) -> str:
     return (before + after).rstrip()
 
 
-def _is_docstring(token: str, query: list[str]) -> bool:
+def _is_docstring(token: str, words: list[str]) -> bool:
     """Say whether a token is a string literal that begins with the documentation's words."""
-    quote = _QUOTE.match(token)
-    if not quote:
+    if not token.endswith(("'", '"')) or len(token) <= 2:  # most tokens need no closer look
         return False
-    words = _WORDS.findall(" ".join(query))
-    if not words or (len(words) < 3 and len(quote[1]) == 1):  # "name" is a string like any other
+    quote = _QUOTE.match(token)
+    # "name" is a string like any other.
+    if not quote or not words or (len(words) < 3 and len(quote[1]) == 1):
         return False
     return "".join(_WORDS.findall(token[quote.end() :])).startswith("".join(words))
 
