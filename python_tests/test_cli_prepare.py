@@ -31,7 +31,7 @@ def test_prepare_writes_every_language_and_says_complete(
     assert run(dump, "--lists", lists, "--output", output) == 0
     out, err = capsys.readouterr()
     assert f"ruby in {output / 'ruby'}\n  train     complete: 5 rows\n" in out
-    assert "codebase  complete: 7 rows\n            2 of 9 listed URLs are not among valid" in out
+    assert "codebase  complete: 7 rows\n            2 of 9 listed URLs are not of valid" in out
     assert "python: train" in err
     assert (output / "python" / "codebase.jsonl.gz").is_file()
     assert run(dump, "--lists", lists, "-o", output, "--json", "--no-progress") == 0
@@ -53,7 +53,8 @@ def test_exit_status_tells_what_is_missing(
     assert run(*words) == 1
     out = capsys.readouterr().out
     assert "  test      not written: 0 of 3 rows\n" in out
-    assert "3 of 3 listed URLs are not in the dump, such as https://example.org/" in out
+    assert "3 of 3 listed URLs have no record in the dump that can be used, such as\n" in out
+    assert "lib/test.rb#L21-L23\n" in out
     assert "not complete; --allow-missing writes what is there" in out
     assert run(*words, "--allow-missing") == 0
     out = capsys.readouterr().out

@@ -8,6 +8,9 @@ import time
 from typing import Any
 
 
+_INDENT = " " * 12
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `softnce prepare`."""
     parser.add_argument("dataset", metavar="csn", choices=("csn",), help="CodeSearchNet")
@@ -88,22 +91,18 @@ def _lines(report: dict[str, Any]) -> list[str]:
         if facts["kept"]:
             text += ", from an earlier run"
         lines.append(text)
-        if "listed" in facts and (facts["missing"] and state != "complete"):
-            some = ", ".join(facts["missing_examples"])
-            lines.append(
-                f"            {facts['missing']:,} of {facts['listed']:,} listed URLs are not in"
-                f" the dump, such as {some}"
-            )
+        if missing := facts.get("missing"):
+            of_list = f"{_INDENT}{missing:,} of {facts['listed']:,} listed URLs"
+            if state == "complete":
+                lines.append(f"{of_list} are not of valid and test, as in the published data")
+            else:
+                lines.append(f"{of_list} have no record in the dump that can be used, such as")
+                lines.extend(f"{_INDENT}  {url}" for url in facts["missing_examples"])
         elif "listed" in facts and state != "complete":
-            lines.append(f"            the list has {facts['listed']:,} URLs, all are there")
-        elif facts.get("missing"):
-            lines.append(
-                f"            {facts['missing']:,} of {facts['listed']:,} listed URLs are not among"
-                " valid and test, as in the published data"
-            )
+            lines.append(f"{_INDENT}the list has {facts['listed']:,} URLs, all are there")
         if left_out := facts.get("left_out"):
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
-            lines.append(f"            left out: {reasons}")
+            lines.append(f"{_INDENT}left out: {reasons}")
     if report["filter"] == "none":
         lines.append("  unfiltered: no data for the paper's figures")
     return lines
