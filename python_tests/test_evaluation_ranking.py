@@ -17,19 +17,23 @@ def rank_by_sorting(scores: np.ndarray, gold: int, ties: str) -> float:
     return float(pick[ties])
 
 
+@pytest.mark.parametrize("cached", [1, 5000, 1 << 20])
 @pytest.mark.parametrize("ties", TIES)
-@pytest.mark.parametrize(
-    ("n", "m", "levels"), [(1, 1, 3), (7, 33, 4), (40, 257, 1000), (33, 33, 1)]
-)
-def test_ranks_equal_positions_in_the_sorted_row(n: int, m: int, levels: int, ties: str) -> None:
+@pytest.mark.parametrize(("n", "m", "levels"), [(1, 1, 3), (7, 33, 4), (40, 257, 200), (33, 33, 1)])
+def test_ranks_equal_positions_in_the_sorted_row(
+    monkeypatch: pytest.MonkeyPatch, n: int, m: int, levels: int, ties: str, cached: int
+) -> None:
+    monkeypatch.setattr(ranking, "_CACHED_BYTES", cached)
     rng = np.random.default_rng(n * m)
     scores = rng.integers(levels, size=(n, m)).astype(np.float32)
     target = rng.integers(m, size=n)
     expected = [rank_by_sorting(row, gold, ties) for row, gold in zip(scores, target, strict=True)]
     blocks = [scores[:3], scores[3:3], scores[3:]]
     assert ranking.ranks_from_scores(blocks, target, ties=ties).tolist() == expected
-    tensors = [torch.from_numpy(block) for block in blocks]
-    assert ranking.ranks_from_scores(tensors, target, ties=ties).tolist() == expected
+    for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+        # Whole numbers up to 200, which every type has.
+        tensors = [torch.from_numpy(block).to(dtype) for block in blocks]
+        assert ranking.ranks_from_scores(tensors, target, ties=ties).tolist() == expected
 
 
 @pytest.mark.parametrize("cutoff", [None, 1, 10])

@@ -20,11 +20,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from .judgements import Judgements
-from .ranking import RankCounts, Ties, check_ties, mean_of_ties, refuse_nan
+from .ranking import RankCounts, Ties, as_scores, check_ties, mean_of_ties, refuse_nan
 
 if TYPE_CHECKING:
-    import torch
-
     from .ranking import Array
 
 Over = Literal["all", "within"]
@@ -45,14 +43,12 @@ def judged_counts(blocks: Iterable[Array], judgements: Judgements) -> RankCounts
         ValueError: A judged code is not in the code base, there are not as many rows as queries,
             or a score is NaN.
     """
-    import torch
-
     queries = len(judgements.queries)
     ends = np.searchsorted(judgements.query, np.arange(queries), side="right")
     higher, equal = (np.empty(len(judgements.query), np.int64) for _ in range(2))
     start = 0
     for block in blocks:
-        scores = torch.as_tensor(block).detach()
+        scores = as_scores(block)
         if start + len(scores) > queries:
             raise ValueError(f"scores must have {queries} rows, one per judged query, got more")
         if int(judgements.code.max()) >= scores.shape[1]:
@@ -60,11 +56,11 @@ def judged_counts(blocks: Iterable[Array], judgements: Judgements) -> RankCounts
                 f"code must be in [0, {scores.shape[1]}), got {int(judgements.code.max())}"
             )
         refuse_nan(scores, start)
-        for row, number in zip(scores, range(start, start + len(scores)), strict=True):
+        # A row at a time, in one thread: a query has some tens of judged codes, no more.
+        for number, row in enumerate(scores.cpu().numpy(), start):
             here = slice(ends[number - 1] if number else 0, ends[number])
             if here.start < here.stop:
-                codes = torch.from_numpy(judgements.code[here]).to(row.device)
-                higher[here], equal[here] = _row_counts(row, codes)
+                higher[here], equal[here] = _row_counts(row, judgements.code[here])
         start += len(scores)
     if start < queries:
         raise ValueError(f"scores must have {queries} rows, one per judged query, got {start}")
@@ -226,30 +222,23 @@ class _Places:
 
 
 def _row_counts(
-    row: torch.Tensor, codes: torch.Tensor
+    row: np.ndarray[Any, Any], codes: np.ndarray[Any, Any]
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Count the scores [M] above, and beside, each of the codes' own: O(M log J), not M J."""
-    import torch
-
-    own = row[codes]
-    levels, level = torch.unique(own, sorted=True, return_inverse=True)
-    above = torch.bucketize(row, levels)  # how many levels lie below a score
-    reached = torch.bucketize(row, levels, right=True)
+    levels, level = np.unique(row[codes], return_inverse=True)
     higher, at_least = (
-        _reversed_sums(torch.bincount(bins, minlength=len(levels) + 1))[level]
-        for bins in (above, reached)
+        # Of how many levels a score is above, or at, makes M scores a few bins.
+        np.bincount(np.searchsorted(levels, row, side), minlength=len(levels) + 1)[:0:-1].cumsum()[
+            ::-1
+        ][level]
+        for side in ("left", "right")
     )
-    return higher.cpu().numpy(), (at_least - higher - 1).cpu().numpy()
+    return higher, at_least - higher - 1
 
 
 def _shares(found: np.ndarray[Any, Any], whole: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Quotients [Q], NaN where there is nothing to be found."""
     return np.asarray(np.divide(found, whole, out=np.full(len(whole), np.nan), where=whole > 0))
-
-
-def _reversed_sums(bins: torch.Tensor) -> torch.Tensor:
-    """Of bins [L + 1], how many entries lie in a bin beyond each of the first L."""
-    return bins.flip(0).cumsum(0).flip(0)[1:]
 
 
 def _discount_sums(last: int, k: int | None) -> np.ndarray[Any, Any]:

@@ -21,6 +21,7 @@ _TIE_SHARE = {"optimistic": 0.0, "mean": 0.5, "pessimistic": 1.0}
 
 # Large enough for a GEMM at full speed, small enough not to matter beside the vectors.
 _BLOCK_BYTES = 64 << 20
+_CACHED_BYTES = 1 << 20
 
 
 # The paper's: its code looks for the gold code among the first 1000.
@@ -184,9 +185,7 @@ def counts_from_scores(blocks: Iterable[Array], target: Array | None = None) -> 
     gold = None if target is None else _as_target(target)
     higher, equal, start = [], [], 0
     for block in blocks:
-        scores = torch.as_tensor(block).detach()
-        if scores.ndim != 2:
-            raise ValueError(f"scores must have shape [rows, M], got {list(scores.shape)}")
+        scores = as_scores(block)
         rows, columns = scores.shape
         if rows == 0:
             continue
@@ -210,8 +209,9 @@ def counts_from_scores(blocks: Iterable[Array], target: Array | None = None) -> 
                 )
         refuse_nan(scores, start)
         own = scores.gather(1, index.to(scores.device)[:, None])  # [rows, 1]
-        higher.append(_count_rows(scores > own))
-        equal.append(_count_rows(scores == own) - 1)
+        above, beside = _compare(scores, own)
+        higher.append(above)
+        equal.append(beside - 1)
         start += rows
     if start == 0:
         raise ValueError("query must have at least one row, got 0")
@@ -220,11 +220,31 @@ def counts_from_scores(blocks: Iterable[Array], target: Array | None = None) -> 
     return RankCounts(np.concatenate(higher), np.concatenate(equal))
 
 
-def _count_rows(mask: torch.Tensor) -> np.ndarray[Any, Any]:
-    """Number of true entries of each row, int64."""
-    if mask.device.type == "cpu":  # five times faster than torch's sum of booleans
-        return np.asarray(np.count_nonzero(mask.numpy(), axis=1), dtype=np.int64)
-    return np.asarray(mask.sum(1).cpu().numpy())
+def _compare(
+    scores: torch.Tensor, own: torch.Tensor
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Number of scores [rows, M] above, and equal to, each row's own [rows, 1]: int64 [rows]."""
+    if scores.device.type != "cpu":
+        return (scores > own).sum(1).cpu().numpy(), (scores == own).sum(1).cpu().numpy()
+    above, beside = (np.empty(len(scores), dtype=np.int64) for _ in range(2))
+    # NumPy counts booleans seven times faster than torch, and twice as fast where they stay in
+    # the cache: 1 s for 15 k queries and 44 k codes.
+    step = max(1, _CACHED_BYTES // (scores.shape[1] * scores.element_size()))
+    for start in range(0, len(scores), step):
+        part, mine = (each[start : start + step].numpy() for each in (scores, own))
+        above[start : start + step] = np.count_nonzero(part > mine, axis=1)
+        beside[start : start + step] = np.count_nonzero(part == mine, axis=1)
+    return above, beside
+
+
+def as_scores(block: Array) -> torch.Tensor:
+    """Return a block of scores as a tensor [rows, M] that NumPy can read."""
+    import torch
+
+    scores = torch.as_tensor(block).detach()
+    if scores.ndim != 2:
+        raise ValueError(f"scores must have shape [rows, M], got {list(scores.shape)}")
+    return scores.float() if scores.dtype == torch.bfloat16 else scores
 
 
 def refuse_nan(scores: torch.Tensor, start: int) -> None:
