@@ -64,7 +64,7 @@ def run_workers(
                     answer = _output(process).readline()
                     if not answer:
                         raise ChildProcessError(
-                            f"a worker ended with status {process.wait()} in {describe(request)}; "
+                            f"a worker process ended with status {process.wait()} in {describe(request)}; "
                             "if memory ran out, use workers=1"
                         )
                     receive(request, json.loads(answer))

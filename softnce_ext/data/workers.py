@@ -1,30 +1,19 @@
-"""Parse files in worker processes that nothing of the caller's can disturb.
-
-The workers are plain `python -c` children that speak JSON lines, not a `multiprocessing` pool:
-they never import the caller's `__main__` (which may be a script without a guard, a notebook or
-stdin), inherit no threads or locks, and hold nothing that outlives their parent: a worker ends
-when its standard input does, also after a SIGKILL of the parent.
-"""
+"""Parse files for mining, in worker processes."""
 
 from __future__ import annotations
 
-import gc
-import json
 import os
-import selectors
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from .functions import UNPARSABLE, decode_source, functions_in
+from .processes import processes_work, run_workers
+from .processes import serve as serve_requests
 
 MAX_FILE_BYTES = 2_000_000  # beyond it a source file is generated data
 
-# Isolated from the environment (-I) and from site-packages (-S): no start-up file can write to
-# the pipe, and a worker is ready after some 30 ms.
 _COMMAND = (
     "import sys; sys.path.append(sys.argv[1]); from softnce_ext.data.workers import serve; serve()"
 )
@@ -93,83 +82,24 @@ def parse_chunks(
     Raises:
         ChildProcessError: A worker died, as when memory ran out.
     """
-    if workers == 1 or os.name != "posix" or not sys.executable:
+    if workers == 1 or not processes_work():
         while (chunk := next_chunk()) is not None:
             receive(chunk, parse_chunk(chunk))
         return
-    processes: list[subprocess.Popen[str]] = []
-    with selectors.DefaultSelector() as selector:
-        try:
-            for _ in range(workers):
-                if (chunk := next_chunk()) is None:
-                    break
-                processes.append(_start())
-                selector.register(_output(processes[-1]), selectors.EVENT_READ, None)
-                _send(selector, processes[-1], chunk)
-            while selector.get_map():
-                for key, _ in selector.select():
-                    process, chunk = key.data
-                    # One answer is under way per worker, so the buffer never hides a second one.
-                    answer = _output(process).readline()
-                    if not answer:
-                        raise ChildProcessError(
-                            f"a mining worker ended with status {process.wait()} in {chunk.package}"
-                            f" ({chunk.paths[0]} and the files after it); if memory ran out, use"
-                            " workers=1"
-                        )
-                    rows, counts = json.loads(answer)
-                    receive(chunk, Parsed([tuple(row) for row in rows], Counter(counts)))
-                    following = next_chunk()
-                    if following is None:
-                        selector.unregister(_output(process))
-                    else:
-                        _send(selector, process, following)
-        finally:
-            for process in processes:
-                process.kill()
-            for process in processes:
-                with process:  # closes its pipes and waits for it
-                    pass
 
+    def received(chunk: Chunk, answer: Any) -> None:
+        rows, counts = answer
+        receive(chunk, Parsed([tuple(row) for row in rows], Counter(counts)))
 
-def serve() -> None:
-    """Answer chunks from standard input, one JSON line each, until it ends: a worker's main."""
-    gc.disable()  # syntax trees hold no cycles; collecting them costs a fifth of the time
-    for line in sys.stdin:
-        parsed = parse_chunk(Chunk(*json.loads(line)))
-        try:
-            sys.stdout.write(json.dumps(parsed) + "\n")
-            sys.stdout.flush()
-        except BrokenPipeError:  # the parent was killed; nobody is left to tell
-            os._exit(1)
-
-
-def _start() -> subprocess.Popen[str]:
-    """Start a worker in a session of its own, so that a Ctrl-C reaches the parent alone."""
-    home = str(Path(__file__).resolve().parents[2])
-    return subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _COMMAND, home],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+    run_workers(
+        ["-c", _COMMAND, str(Path(__file__).resolve().parents[2])],
+        next_chunk,
+        received,
+        workers,
+        lambda chunk: f"{chunk.package} ({chunk.paths[0]} and the files after it)",
     )
 
 
-def _output(process: subprocess.Popen[str]) -> IO[str]:
-    """Return a worker's standard output, which `_start` made a pipe."""
-    if process.stdout is None:
-        raise TypeError("the worker has no output pipe")
-    return process.stdout
-
-
-def _send(selector: Any, process: subprocess.Popen[str], chunk: Chunk) -> None:
-    """Send a chunk to a worker and note that its answer is awaited."""
-    if process.stdin is None:
-        raise TypeError("the worker has no input pipe")
-    selector.modify(_output(process), selectors.EVENT_READ, (process, chunk))
-    try:
-        process.stdin.write(json.dumps(chunk) + "\n")
-        process.stdin.flush()
-    except BrokenPipeError:
-        pass  # the worker died; reading its answer says so
+def serve() -> None:
+    """Answer chunks until standard input ends: a worker's main."""
+    serve_requests(lambda chunk: parse_chunk(Chunk(*chunk)))

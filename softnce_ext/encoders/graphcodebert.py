@@ -157,7 +157,7 @@ class GraphCodeBERT(Backbone):
 
     def encode_rows(self, features: dict[str, Tensor]) -> Tensor:
         """Return the pooler's output, [N, D]."""
-        embeddings = self.encoder.get_input_embeddings()(features["input_ids"])  # [N, T, D]
+        embeddings = self.encoder.embeddings.word_embeddings(features["input_ids"])  # [N, T, D]
         attention = features["attention_mask"]
         if features["links"].shape[1]:  # else no row has nodes, and the plain mask says the same
             embeddings = node_means(embeddings, features["position_ids"], features["links"])
@@ -175,7 +175,7 @@ class GraphCodeBERT(Backbone):
         is_piece = positions > self.tokenizer.pad_token_id
         is_end = (ids == self.tokenizer.cls_token_id) | (ids == self.tokenizer.sep_token_id)
         is_real = features["attention_mask"].bool()
-        seen = is_piece[:, :, None] & is_piece[:, None, :]
+        seen: Tensor = is_piece[:, :, None] & is_piece[:, None, :]
         seen |= is_end[:, :, None] & is_real[:, None, :]
         number = torch.arange(len(ids), device=ids.device)[:, None]
         node, piece = features["links"].unbind(-1)  # [N, M]
