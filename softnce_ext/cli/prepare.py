@@ -7,7 +7,6 @@ import json
 import time
 from typing import Any
 
-
 _INDENT = " " * 12
 
 
