@@ -160,14 +160,16 @@ def test_many_scores_come_as_factors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_scaled_temperature_is_the_papers_in_its_batch() -> None:
-    assert temperature_factor(32) == 1
-    assert temperature_factor(1024) == pytest.approx(2)  # log(32 * 32)
-    assert temperature_factor(1) == temperature_factor(2) > 0
+    assert temperature_factor(32, 18) == 1
+    assert temperature_factor(1024, 18) == pytest.approx(2**0.5)  # log(32 * 32)
+    assert temperature_factor(32, 180) == pytest.approx(10)
+    assert temperature_factor(1, 0) == temperature_factor(2, 1) > 0
     for count in (4, 32, 50):
-        texts = flat([[5 + i, 5 + i // 2] for i in range(count)])
-        fixed = InBatchBM25()([texts, {}])
-        scaled = InBatchBM25(temperature="scaled")([texts, {}])
-        torch.testing.assert_close(scaled * math.log(count) / math.log(32), fixed)
+        texts = flat([[5 + i, 5 + i // 2, 1, 7] for i in range(count)])
+        fixed = InBatchBM25([1])([texts, {}])
+        scaled = InBatchBM25([1], temperature="scaled")([texts, {}])
+        factor = math.sqrt(math.log(count) / math.log(32)) * 3 / 18  # the special id is no word
+        torch.testing.assert_close(scaled * factor, fixed)
 
 
 def test_bad_words_are_refused() -> None:

@@ -15,7 +15,7 @@ from softnce_ext.sentence_transformers import SoftInfoNCELoss
 from softnce_ext.training.simcse import SIMCSE_SETTINGS, SimCSESettings, train_simcse
 
 QUERIES = [row["query"] for row in tiny_rows()]
-SMALL = SIMCSE_SETTINGS["published"]._replace(batch_size=20, epochs=3, learning_rate=3e-3)
+SMALL = SIMCSE_SETTINGS["published"]._replace(batch_size=20, epochs=2, learning_rate=5e-3)
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +52,12 @@ def test_the_loss_is_cross_entropy_of_two_passes(model: Any) -> None:
 def test_training_lowers_the_loss_and_keeps_the_encoder(model: Any, name: str) -> None:
     trained = copy.deepcopy(model)
     settings = SMALL._replace(first_token=SIMCSE_SETTINGS[name].first_token)
-    encoder, run = train_simcse(trained, QUERIES, settings, progress=False)
-    assert len(run.steps) == 12  # 80 queries in batches of 20, 3 epochs
+    encoder, run = train_simcse(trained, QUERIES[:60], settings, progress=False)
+    assert len(run.steps) == 6  # batches of 20, 2 epochs
     losses = [step["loss"] for step in run.steps]
-    assert sum(losses[-4:]) < sum(losses[:4])
+    assert sum(losses[-2:]) < sum(losses[:2])
     rates = [step["learning_rate"] for step in run.steps]
-    assert rates[0] == pytest.approx(3e-3) and rates == sorted(rates, reverse=True)
+    assert rates[0] == pytest.approx(5e-3) and rates == sorted(rates, reverse=True)
     assert not encoder.training
     assert encoder[0] is trained[0]
     assert encoder[1].pooling_mode == ("cls" if settings.first_token else "mean")
