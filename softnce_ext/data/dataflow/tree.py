@@ -143,7 +143,7 @@ def _parse(data: bytes, language: Language) -> Any:
     except ImportError as error:
         raise ImportError(
             "data flow needs tree-sitter and its grammars, and "
-            f"{error.name} is missing: pip install 'softnce-ext[graphcodebert]'"
+            f"{error.name} is missing: pip install 'softnce-ext[mine]'"
         ) from error
     # One parser per call: parsers are not safe to share between threads, and cost microseconds.
     return Parser(Grammar(getattr(package, language.grammar)())).parse(data).root_node
