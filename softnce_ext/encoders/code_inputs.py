@@ -30,10 +30,13 @@ class PieceTable:
         self.tokenizer = tokenizer
         self._known: dict[str, list[int]] = {}
 
-    def __call__(self, tokens: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each token; all but the first are split as after a space."""
-        texts = [*tokens[:1], *(" " + token for token in tokens[1:])]
-        found = {text: self._known.get(text) for text in texts}
+    def __call__(self, codes: Sequence[Sequence[str]]) -> list[list[list[int]]]:
+        """Return the ids of each token of each code; all but a code's first follow a space.
+
+        New tokens of all codes are split in one call, which costs far more than splitting one.
+        """
+        texts = [[*tokens[:1], *(" " + token for token in tokens[1:])] for tokens in codes]
+        found = {text: self._known.get(text) for each in texts for text in each}
         fresh = [text for text, ids in found.items() if ids is None]
         if fresh:
             read = self.tokenizer(fresh, add_special_tokens=False, return_attention_mask=False)
@@ -43,7 +46,7 @@ class PieceTable:
                 found[text] = ids
                 if len(text) <= _REMEMBERED_CHARACTERS:
                     self._known[text] = ids
-        return [found[text] or [] for text in texts]
+        return [[found[text] or [] for text in each] for each in texts]
 
 
 class CodeRow(NamedTuple):

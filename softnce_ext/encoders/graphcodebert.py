@@ -106,7 +106,7 @@ class GraphCodeBERT(Backbone):
         with tqdm(total=len(codes), desc="data flow", mininterval=0.3, disable=not progress) as bar:
 
             def receive(start: int, flows: list[DataFlow]) -> None:
-                chunks[start] = CodeInputs.of([self._row(flow) for flow in flows])
+                chunks[start] = CodeInputs.of(self._rows(flows))
                 bar.update(len(flows))
 
             extract_many(codes, self.language, receive, compat=self.compat, workers=workers)
@@ -143,10 +143,10 @@ class GraphCodeBERT(Backbone):
             features["position_ids"] = mask.cumsum(1) * mask + self.tokenizer.pad_token_id
             features["links"] = features["edges"] = mask.new_zeros(len(mask), 0, 2)
             return features
-        flows = (
-            extract(text, self.language, compat=self.compat) for text in with_prompt(inputs, prompt)
+        texts = with_prompt(inputs, prompt)
+        return self._features(
+            self._rows([extract(text, self.language, compat=self.compat) for text in texts])
         )
-        return self._features(self._row(flow) for flow in flows)
 
     def narrow(self, features: dict[str, Any], rows: Tensor, length: int) -> dict[str, Tensor]:
         """Return some rows of a batch, cut to a length."""
@@ -186,14 +186,18 @@ class GraphCodeBERT(Backbone):
         seen.index_put_((number, target, source), true)
         return seen
 
-    def _row(self, flow: DataFlow) -> CodeRow:
-        return code_row(
-            flow,
-            self._pieces(flow.tokens),
-            length=self.code_length + self.data_flow_length,
-            node_room=self.data_flow_length,
-            ends=(self.tokenizer.cls_token_id, self.tokenizer.sep_token_id),
-        )
+    def _rows(self, flows: Sequence[DataFlow]) -> list[CodeRow]:
+        split = self._pieces([flow.tokens for flow in flows])
+        return [
+            code_row(
+                flow,
+                pieces,
+                length=self.code_length + self.data_flow_length,
+                node_room=self.data_flow_length,
+                ends=(self.tokenizer.cls_token_id, self.tokenizer.sep_token_id),
+            )
+            for flow, pieces in zip(flows, split, strict=True)
+        ]
 
     def _features(self, rows: Iterable[CodeRow]) -> dict[str, Tensor]:
         batch = padded(
