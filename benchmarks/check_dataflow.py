@@ -7,8 +7,8 @@ FOLDER holds real functions as JSON lines, plain or gzip, anywhere below it: fil
 are taken evenly over all. Ids, positions and the 320 x 320 mask must be equal, the averaged
 vectors equal up to rounding (1e-6); one difference ends the run with status 1.
 
-Times are processor time per function, in one process. The encoder's word pieces are learnt from a tenth of these
-functions (a vocabulary of 8,000), as the published tokenizer is not at hand everywhere.
+Times are processor time per function, in one process. The encoder's word pieces are learnt from a
+tenth of these functions (a vocabulary of 8,000): the published tokenizer is not at hand everywhere.
 """
 
 from __future__ import annotations
