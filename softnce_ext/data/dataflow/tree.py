@@ -86,6 +86,7 @@ def read_tree(code: str, language: Language, compat: Compat) -> Tree:
     reference = compat == "reference"
     strings = {"string": None, **({} if reference else language.strings)}
     comments = frozenset({"comment"}) if reference else _COMMENTS
+    rules, first, with_fields = language.rules, language.first, language.with_fields
     lines = code.split("\n")
     isascii = len(data) == len(code)
 
@@ -96,7 +97,7 @@ def read_tree(code: str, language: Language, compat: Compat) -> Tree:
     while todo:  # no recursion: code may be nested deeper than Python's stack
         read, node = todo.pop()
         kind = node.kind
-        inner = read.children
+        inner = read.children if read.child_count else []
         is_string = kind in strings and not (
             strings[kind] and any(child.type == strings[kind] for child in inner)
         )
@@ -116,11 +117,11 @@ def read_tree(code: str, language: Language, compat: Compat) -> Tree:
             tokens.append(text)
             continue
         children = node.children = node.visited = [Node(child.type) for child in inner]
-        node.rule = language.rules.get(kind)
-        if language.first and any(child.kind in language.first for child in children):
+        node.rule = rules.get(kind)
+        if first and any(child.kind in first for child in children):
             # A stable sort: the others keep their order.
-            node.visited = sorted(children, key=lambda child: child.kind not in language.first)
-        if kind in language.with_fields:
+            node.visited = sorted(children, key=lambda child: child.kind not in first)
+        if kind in with_fields:
             for place, child in enumerate(children):
                 field = read.field_name_for_child(place)
                 if field:
