@@ -240,7 +240,7 @@ def test_a_prepared_folder_is_ranked_as_the_paper_does(
     assert main([*arguments, "--relevance", judged]) == 0
     assert f"1 queries with 1 judged codes among {COUNTS[3]}" in capsys.readouterr().out
     assert main([*arguments, "--codebase", folder]) == 1
-    assert "--codebase must not be given" in capsys.readouterr().err
+    assert "codebase must not be given" in capsys.readouterr().err
     assert main([*arguments, "--partition", "train"]) == 1
     assert "partition" in capsys.readouterr().err
 

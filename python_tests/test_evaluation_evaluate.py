@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from softnce_ext.encoders.saved import encode, load_encoder
 from softnce_ext.encoders.text import code_text
 from softnce_ext.evaluation import evaluate
 from softnce_ext.evaluation.evaluate import (
+    SYSTEMS,
     Outcome,
     Systems,
     choose_hybrid_weight,
@@ -131,6 +134,28 @@ def test_a_code_base_larger_than_the_gold_codes_is_ranked_whole(tmp_path: Path) 
     for few, many in zip(alone, among, strict=True):
         assert many.counts.ranks().sum() >= few.counts.ranks().sum()
     assert among[1].counts.ranks().tolist() != alone[1].counts.ranks().tolist()
+
+
+def test_the_hybrid_is_the_dense_scores_with_the_lexical_ones_added(tmp_path: Path) -> None:
+    save_tiny_encoder(tmp_path, " ".join(pair.query + " " + pair.code for pair in PAIRS))
+    model, _ = load_encoder(str(tmp_path))
+    queries = [pair.query for pair in PAIRS]
+    base = CodeBase([pair.code for pair in PAIRS], [pair.name for pair in PAIRS])
+    seen: dict[str, np.ndarray] = {}
+    for name in SYSTEMS:
+        blocks: list[np.ndarray] = []
+
+        def count(parts: Iterable[Any], kept: list[np.ndarray] = blocks) -> RankCounts:
+            kept.extend(np.asarray(part).copy() for part in parts)
+            return RankCounts(np.zeros(4, int), np.zeros(4, int))
+
+        systems = Systems(model, base, name_boost=2, hybrid_weight=0.7)
+        assert [outcome.name for outcome in systems.rank(queries, count, [name])] == [name]
+        seen[name] = np.concatenate(blocks)
+    np.testing.assert_allclose(seen["hybrid"], blend(seen["dense"], seen["lexical+"], 0.7))
+    for name, plus in (("lexical", False), ("lexical+", True)):
+        expected = Lexical(base.names, base.codes, plus=plus).scores(queries)
+        np.testing.assert_array_equal(seen[name], expected)
 
 
 def test_the_encoder_alone_gives_the_figure_a_checkpoint_is_chosen_by(tmp_path: Path) -> None:

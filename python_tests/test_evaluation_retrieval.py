@@ -44,6 +44,12 @@ def test_a_pairs_own_function_stands_once_in_the_code_base() -> None:
     assert found.packages == ["p", ""]
 
 
+def test_functions_of_one_file_without_lines_are_different_ones() -> None:
+    pair = Pair("ask", "def f(): pass", "f", "p", "a.py")
+    others = [Pair("", "def g(): pass", "g", "p", "a.py"), replace(pair, query="")]
+    assert RetrievalTask.of_pairs([pair], others).base.names == ["f", "g"]
+
+
 def test_pairs_alone_are_their_own_code_base() -> None:
     found = RetrievalTask.of_pairs([Pair("a", "x"), Pair("b", "x")])
     assert (found.base.codes, found.target.tolist(), found.base.urls) == (["x", "x"], [0, 1], ())

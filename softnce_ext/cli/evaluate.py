@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .arguments import positive_int
 
 if TYPE_CHECKING:
-    from ..data.pairs import Pair, Pairs
+    from ..data.pairs import Pair
     from ..evaluation.judgements import Judgements
-    from ..evaluation.retrieval import CodeBase, RetrievalTask
 
 # Below some ten clusters a bootstrap over them is known to promise too much.
 _FEW_PACKAGES = 10
@@ -97,25 +96,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(usage_error=parser.error)
 
 
-class _Task(NamedTuple):
-    """What there is to rank: queries with one gold code, with graded codes, or both."""
-
-    base: CodeBase
-    retrieval: RetrievalTask | None
-    judgements: Judgements | None
-    pairs: Sequence[Pair]
-    partition: str
-
-
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print the tables, or the same as JSON."""
     if args.data is None and (args.relevance is None or args.codebase is None):
         args.usage_error("needs --data, or --relevance with --codebase")
+    from ..evaluation.files import read_task
+    from ..evaluation.graded import check_depths
+    from ..evaluation.judgements import judgements_of, read_judgements
     from .table import print_json
 
     start = time.perf_counter()
-    task = _read(args)
-    report = _evaluate(args, task)
+    read = read_task(args.data, args.codebase, partition=args.partition, form=args.form)
+    for name in ("recall", "ndcg"):
+        check_depths(name, getattr(args, name) or (), len(read.base))
+    judgements = None
+    if args.relevance is not None:
+        if not read.base.urls:
+            raise ValueError(
+                "--relevance needs --codebase or a prepared folder, whose functions the urls name"
+            )
+        rows = read_judgements(args.relevance)
+        judgements = judgements_of(
+            rows, read.base.urls, unknown="skip" if args.skip_unknown else "error"
+        )
+    report = _evaluate(args, read, judgements)
     report["seconds"] = time.perf_counter() - start
     if args.json:
         print_json(report)
@@ -124,90 +128,45 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _read(args: argparse.Namespace) -> _Task:
-    from ..data.codesearchnet_read import is_prepared, read_retrieval
-    from ..data.formats import read_pairs
-    from ..data.pairs import Pair
-    from ..evaluation.files import read_functions
-    from ..evaluation.graded import check_depths
-    from ..evaluation.judgements import judgements_of, read_judgements
-    from ..evaluation.retrieval import CodeBase, RetrievalTask
-
-    rows = read_judgements(args.relevance) if args.relevance else None
-    retrieval, pairs, partition = None, [], "all"
-    if args.data is not None and is_prepared(args.data):
-        if args.codebase is not None:
-            raise ValueError(f"--codebase must not be given: {args.data} holds its own")
-        partition = args.partition or "test"
-        read = read_retrieval(args.data, partition, form=args.form)
-        retrieval = RetrievalTask.of_prepared(read)
-        gold = (read.codes[i] for i in read.target)
-        pairs = [Pair(query, code) for query, code in zip(read.queries, gold, strict=True)]
-        base = retrieval.base
-    else:
-        functions, urls = read_functions(args.codebase) if args.codebase else ([], [])
-        if args.data is None:
-            names = [each.name for each in functions]
-            base = CodeBase([each.code for each in functions], names, urls)
-        else:
-            partition, pairs = _choose(read_pairs(args.data), args.partition)
-            if not pairs:
-                raise ValueError(
-                    f"{args.data} holds no (documentation, function) pair to evaluate on"
-                )
-            retrieval = RetrievalTask.of_pairs(pairs, functions, urls)
-            base = retrieval.base
-    if rows is not None and not base.urls:
-        raise ValueError(
-            "--relevance needs --codebase, or a prepared folder: the judged urls name its functions"
-        )
-    for name in ("recall", "ndcg"):
-        check_depths(name, getattr(args, name) or (), len(base))
-    judgements = None
-    if rows is not None:
-        judgements = judgements_of(
-            rows, base.urls, unknown="skip" if args.skip_unknown else "error"
-        )
-    return _Task(base, retrieval, judgements, pairs, partition)
-
-
-def _evaluate(args: argparse.Namespace, task: _Task) -> dict[str, Any]:
+def _evaluate(
+    args: argparse.Namespace, read: Read, judgements: Judgements | None
+) -> dict[str, Any]:
+    """Return everything that is printed, ready for JSON."""
     from ..evaluation.figures import difference_rows
 
-    one = _rank(args, args.model, task)
-    report = {
+    one = _rank(args, args.model, read, judgements)
+    packages = read.task.packages if read.task else []
+    report: dict[str, Any] = {
         "results": one.rows,
         "graded": None,
         "split": {
             "data": None if args.data is None else str(args.data),
-            "partition": task.partition,
-            "pairs": 0 if task.retrieval is None else len(task.retrieval.queries),
-            "functions": len(task.base),
-            "packages": len(set(task.retrieval.packages)) if task.retrieval else 0,
-            "trained_on": _count_trained_on(args.model, task.pairs),
+            "partition": read.partition,
+            "pairs": len(read.pairs),
+            "functions": len(read.base),
+            "packages": len(set(packages)),
+            "trained_on": _count_trained_on(args.model, read.pairs),
         },
         "cutoff": args.cutoff,
         "ties": args.ties,
         "hybrid_weight": one.hybrid_weight,
         "comparison": None,
     }
-    if task.judgements is not None:
+    if judgements is not None:
         report["graded"] = {
             "results": one.graded_rows,
-            "queries": len(task.judgements.queries),
-            "judgements": len(task.judgements.query),
-            "left_out": task.judgements.left_out,
+            "queries": len(judgements.queries),
+            "judgements": len(judgements.query),
+            "left_out": judgements.left_out,
         }
     if args.compare is not None:
-        other = _rank(args, args.compare, task, ("dense", "hybrid"), args.compare)
-        report["results"] += other.rows
-        if report["graded"]:
-            report["graded"]["results"] += other.graded_rows
-        packages = task.retrieval.packages if task.retrieval else None
+        other = _rank(args, args.compare, read, judgements, ("dense", "hybrid"), args.compare)
+        one.rows.extend(other.rows)
+        one.graded_rows.extend(other.graded_rows)
         report["comparison"] = {
             "model": args.compare,
             "hybrid_weight": other.hybrid_weight,
-            "trained_on": _count_trained_on(args.compare, task.pairs),
+            "trained_on": _count_trained_on(args.compare, read.pairs),
             "differences": {
                 name: difference_rows(one.figures[name], other.figures[name], packages or None)
                 for name in other.figures
@@ -232,7 +191,8 @@ class _Ranked(NamedTuple):
 def _rank(
     args: argparse.Namespace,
     model_name: str,
-    task: _Task,
+    read: Read,
+    judgements: Judgements | None,
     names: Sequence[str] = ("dense", "lexical", "lexical+", "hybrid"),
     label: str = "",
 ) -> _Ranked:
@@ -245,7 +205,7 @@ def _rank(
     model, settings = load_encoder(model_name)
     systems = Systems(
         model,
-        task.base,
+        read.base,
         name_boost=settings.name_boost,
         hybrid_weight=settings.hybrid_weight,
         batch_size=args.batch_size,
@@ -253,14 +213,14 @@ def _rank(
     )
     options = {"cutoff": args.cutoff, "ties": args.ties, "recall": args.recall or RECALL_AT}
     found = _Ranked([], {}, [], {}, settings.hybrid_weight)
-    if (retrieval := task.retrieval) is not None:
+    if (task := read.task) is not None:
         for outcome in systems.rank(
-            retrieval.queries, lambda blocks: counts_from_scores(blocks, retrieval.target), names
+            task.queries, lambda blocks: counts_from_scores(blocks, task.target), names
         ):
-            row = result_row(outcome, retrieval.packages or None, **options)
+            row = result_row(outcome, task.packages or None, **options)
             found.rows.append(_labelled(row, label))
             found.figures[outcome.name] = outcome.figures(**options)
-    if (judgements := task.judgements) is not None:
+    if judgements is not None:
         for outcome in systems.rank(
             judgements.queries, lambda blocks: judged_counts(blocks, judgements), names
         ):
@@ -272,15 +232,6 @@ def _rank(
 
 def _labelled(row: dict[str, Any], label: str) -> dict[str, Any]:
     return {**row, "name": f"{row['name']} of {Path(label).name}"} if label else row
-
-
-def _choose(pairs: Pairs, partition: str | None) -> tuple[str, list[Pair]]:
-    """Return the name of the partition and its pairs."""
-    if partition is None:
-        partition = "test" if "test" in pairs.partitions.values() else "all"
-    if partition == "all":
-        return partition, list(pairs)
-    return partition, [pair for pair in pairs if pairs.partitions.get(pair) == partition]
 
 
 def _count_trained_on(model: str, pairs: Sequence[Pair]) -> int:

@@ -1,17 +1,79 @@
-"""A code base to rank, from a folder of source or JSON lines, with the urls of its functions."""
+"""What to rank, read from files: pairs, prepared CodeSearchNet, a code base beside them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import NamedTuple
 
-from ..data.formats import JSON_LINES, decode_line, stream_lines
+from ..data.codesearchnet_read import Form, is_prepared, read_retrieval
+from ..data.formats import JSON_LINES, decode_line, read_pairs, stream_lines
 from ..data.mining import mine_folder
-from ..data.pairs import Pair
+from ..data.pairs import Pair, Pairs
 from ..data.rows import BadRow, read_row
+from .retrieval import CodeBase, RetrievalTask
 
 # A row is read as a pair, which needs a query: a private character, which stands in no code.
 _NO_QUERY = "\ue000"
+
+
+class Read(NamedTuple):
+    """A code base and, where pairs were asked for, their task.
+
+    Attributes:
+        base: The functions that are ranked.
+        task: The queries with their gold codes; None without pairs.
+        pairs: The pairs behind the task [N].
+        partition: The partition they are of, or "all".
+    """
+
+    base: CodeBase
+    task: RetrievalTask | None
+    pairs: list[Pair]
+    partition: str
+
+
+def read_task(
+    data: Path | None,
+    codebase: Path | None = None,
+    *,
+    partition: str | None = None,
+    form: Form = "source",
+    progress: bool = True,
+) -> Read:
+    """Read queries with their gold codes, and the code base to find them in.
+
+    Args:
+        data: What `read_pairs` reads, or a language's folder that `softnce prepare csn` wrote;
+            None for a code base alone.
+        codebase: More functions, as `read_functions` reads them, to rank the pairs' codes among.
+        partition: "train", "valid", "test" or "all"; None for test where the data names it.
+        form: Of a prepared folder, as in `read_retrieval`.
+        progress: Show progress on stderr.
+
+    Raises:
+        FileNotFoundError: Nothing is there.
+        ValueError: There is no pair or function, a line is bad, or `codebase` is given beside a
+            prepared folder.
+    """
+    if data is not None and is_prepared(data):
+        if codebase is not None:
+            raise ValueError(f"codebase must not be given: {data} holds its own")
+        partition = partition or "test"
+        read = read_retrieval(data, partition, form=form)
+        task = RetrievalTask.of_prepared(read)
+        gold = (read.codes[i] for i in read.target)
+        pairs = [Pair(query, code) for query, code in zip(read.queries, gold, strict=True)]
+        return Read(task.base, task, pairs, partition)
+    found = Functions([], []) if codebase is None else read_functions(codebase, progress=progress)
+    if data is None:
+        names = [each.name for each in found.functions]
+        base = CodeBase([each.code for each in found.functions], names, found.urls)
+        return Read(base, None, [], "all")
+    partition, pairs = _choose(read_pairs(data, progress=progress), partition)
+    if not pairs:
+        raise ValueError(f"{data} holds no (documentation, function) pair to evaluate on")
+    task = RetrievalTask.of_pairs(pairs, found.functions, found.urls)
+    return Read(task.base, task, pairs, partition)
 
 
 class Functions(NamedTuple):
@@ -63,3 +125,12 @@ def _read_rows(path: Path) -> Functions:
 
 def _place(function: Pair) -> str:
     return f"{function.path}#L{function.line}"
+
+
+def _choose(pairs: Pairs, partition: str | None) -> tuple[str, list[Pair]]:
+    """Return the name of the partition and its pairs."""
+    if partition is None:
+        partition = "test" if "test" in pairs.partitions.values() else "all"
+    if partition == "all":
+        return partition, list(pairs)
+    return partition, [pair for pair in pairs if pairs.partitions.get(pair) == partition]
