@@ -12,6 +12,7 @@ from .arguments import positive_int
 
 if TYPE_CHECKING:
     from ..data.pairs import Pair
+    from ..evaluation.files import Read
     from ..evaluation.judgements import Judgements
 
 # Below some ten clusters a bootstrap over them is known to promise too much.
