@@ -126,6 +126,15 @@ def test_a_saved_model_gives_the_same_vectors_bit_for_bit(
         assert np.allclose(norms, 1.0, atol=1e-5) == cosine
 
 
+def test_code_that_a_saved_model_names_is_not_imported(folder: Path, tmp_path: Path) -> None:
+    build_backbone("codebert", folder, device="cpu").save(str(tmp_path), create_model_card=False)
+    parts = json.loads((tmp_path / "modules.json").read_text())
+    parts.append({"idx": 1, "name": "1", "path": "1", "type": "antigravity.Flight"})
+    (tmp_path / "modules.json").write_text(json.dumps(parts))
+    with pytest.raises(FileNotFoundError, match="antigravity.Flight is none of sentence-transf"):
+        load_model(str(tmp_path))
+
+
 def test_a_plain_hugging_face_folder_still_gets_mean_pooling(folder: Path) -> None:
     model = load_model(str(folder), device="cpu")
     assert [type(module).__name__ for module in model] == ["Transformer", "Pooling"]
