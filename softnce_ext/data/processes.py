@@ -64,8 +64,8 @@ def run_workers(
                     answer = _output(process).readline()
                     if not answer:
                         raise ChildProcessError(
-                            f"a worker process ended with status {process.wait()} in {describe(request)}; "
-                            "if memory ran out, use workers=1"
+                            f"a worker process ended with status {process.wait()} in "
+                            f"{describe(request)}; if memory ran out, use workers=1"
                         )
                     receive(request, json.loads(answer))
                     following = next_request()
