@@ -1,0 +1,119 @@
+"""The estimators beside the paper's backbones: whose ids are words, what a teacher reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from models import tiny_rows
+from tiny_backbones import save_tiny_backbone
+from tiny_distilbert import distilbert
+
+from softnce_ext.bm25 import BM25
+from softnce_ext.encoders.backbones import build_backbone
+from softnce_ext.estimators.bm25 import (
+    InBatchBM25,
+    average_length,
+    model_special_ids,
+    published_special_ids,
+)
+from softnce_ext.estimators.encoder import SimCSEEstimator, TeacherEstimator
+from softnce_ext.sentence_transformers import SoftInfoNCELoss
+
+ROWS = tiny_rows()[:24]
+QUERIES = [row["query"] for row in ROWS]
+CODES = [row["code"] for row in ROWS]
+KINDS = ["codebert", "graphcodebert", "unixcoder"]
+
+
+def backbone(kind: str, folder: Path, **options: Any) -> Any:
+    if kind == "graphcodebert":
+        options["language"] = "python"
+    return build_backbone(kind, folder, device="cpu", **options)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    root = tmp_path_factory.mktemp("backbones")
+    texts = QUERIES + CODES
+    return [save_tiny_backbone(root / str(seed), texts, seed=seed) for seed in (0, 1)]
+
+
+def features(model: Any, rows: list[int]) -> list[dict[str, Any]]:
+    columns = []
+    for texts, task in ((QUERIES, "query"), (CODES, "document")):
+        column = model.preprocess([texts[row] for row in rows], task=task)
+        columns.append({**column, "row": torch.tensor(rows)})
+    return columns
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_by_default_no_backbone_counts_its_own_tokens_as_words(
+    folders: list[Path], kind: str
+) -> None:
+    model = backbone(kind, folders[0])
+    batch = features(model, list(range(12)))
+    words = [
+        model.tokenizer(QUERIES[row], add_special_tokens=False)["input_ids"] for row in range(12)
+    ]
+    wanted = torch.from_numpy(BM25().scores(words))
+    assert torch.equal(SoftInfoNCELoss(model).estimator(batch), wanted)
+
+
+def test_the_published_rule_counts_the_mode_token_of_every_text(folders: list[Path]) -> None:
+    model = backbone("unixcoder", folders[0])
+    mode = model.tokenizer.get_vocab()["<encoder-only>"]
+    published = published_special_ids(model.tokenizer)
+    assert mode in model_special_ids(model) and mode not in published
+    avgdl = average_length(model, QUERIES)
+    words = [model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in QUERIES]
+    assert avgdl == pytest.approx(sum(map(len, words)) / len(words) + 4)
+    found = InBatchBM25(published, avgdl=avgdl)(features(model, list(range(12))))
+    with_mode = [[mode, *text] for text in words[:12]]
+    assert torch.equal(found, torch.from_numpy(BM25(avgdl=avgdl).scores(with_mode)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_teacher_of_the_same_kind_reads_the_students_batch(
+    folders: list[Path], kind: str, tmp_path: Path
+) -> None:
+    student, teacher = (backbone(kind, folder) for folder in folders)
+    loss = SoftInfoNCELoss(
+        student, TeacherEstimator(teacher), normalize=False, scale=1.0, mask_duplicates=False
+    )
+    assert loss.weights["temperature"] == 5.0
+    batch = features(student, [3, 20, 7, 11, 0, 15])
+    live, value = loss.estimator(batch), loss(batch)
+    loss.estimator.cache(QUERIES, CODES, folder=tmp_path)
+    read, again = loss.estimator(batch), loss(batch)
+    for one, other in zip(live, read, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=2e-6)
+    assert again.item() == pytest.approx(value.item(), rel=1e-5)
+    value.backward()
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert any(parameter.grad is not None for parameter in student.parameters())
+
+
+def test_a_backbone_may_start_from_its_teacher_and_follow_itself(folders: list[Path]) -> None:
+    student, teacher = (backbone("unixcoder", folder) for folder in folders)
+    estimator = TeacherEstimator(teacher, mode="online", init_student_from_teacher=True)
+    loss = SoftInfoNCELoss(student, estimator, normalize=False, scale=1.0)
+    for name, value in teacher.state_dict().items():
+        assert torch.equal(student.state_dict()[name], value)
+    assert torch.isfinite(loss(features(student, list(range(8)))))
+    cosine = backbone("unixcoder", folders[0], cosine=True)
+    with pytest.raises(ValueError, match="temperature must be given with a teacher whose vectors"):
+        SoftInfoNCELoss(cosine, TeacherEstimator(mode="online"))
+
+
+def test_simcse_reads_a_table_beside_any_backbone(folders: list[Path], tmp_path: Path) -> None:
+    student = backbone("codebert", folders[0])
+    estimator = SimCSEEstimator(distilbert(QUERIES, tmp_path / "model"))
+    loss = SoftInfoNCELoss(student, estimator, normalize=False, scale=1.0)
+    table = estimator.cache(QUERIES, folder=tmp_path / "tables")
+    rows = [5, 2, 19, 8]
+    left, right = estimator(features(student, rows))
+    assert torch.equal(left, torch.from_numpy(table.vectors[rows])) and right is left
+    assert torch.isfinite(loss(features(student, rows)))
