@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from slow_graphcodebert import slow_row
 from tiny_backbones import save_tiny_tokenizer, tiny_config
 
 from softnce_ext.data.dataflow.extract import extract
-from softnce_ext.encoders import code_inputs
+from softnce_ext.encoders import code_inputs, graphcodebert
 from softnce_ext.encoders.backbones import build_backbone
 from softnce_ext.encoders.graphcodebert import GraphCodeBERT, additive, node_means
 from softnce_ext.encoders.load import load_model
@@ -187,6 +188,62 @@ def test_prepared_codes_do_not_depend_on_the_workers(tokenizer):
         module.prepare(codes), module.prepare(codes, workers=2), strict=True
     ):
         assert np.array_equal(alone, together)
+
+
+def test_remembered_codes_are_not_read_again(tokenizer, monkeypatch):
+    module = tiny(tokenizer)
+    codes = SAMPLES["python"]
+    fresh = module.preprocess(codes)
+    module.remember(codes[:3])
+    module.remember(codes[1:5])
+    twin = copy.deepcopy(module)
+    monkeypatch.setattr(graphcodebert, "extract", None)
+    for each in (module, twin):
+        assert torch.equal(each.preprocess(codes[:5])["links"], fresh["links"][:5])
+        with pytest.raises(TypeError, match="not callable"):
+            each.preprocess(codes[5:6])
+    module.code_length = 100  # what was cut to another length is no use
+    with pytest.raises(TypeError, match="not callable"):
+        module.preprocess(codes[:1])
+
+
+def test_remembered_codes_are_kept_in_a_folder_under_all_they_depend_on(
+    tokenizer, monkeypatch, tmp_path
+):
+    codes = SAMPLES["python"]
+    tiny(tokenizer).remember(codes, folder=tmp_path / "kept")
+    (file,) = (tmp_path / "kept").iterdir()
+    prepare = GraphCodeBERT.prepare
+    calls = []
+
+    def counted(self, texts, **options):
+        calls.append(len(texts))
+        return prepare(self, texts, **options)
+
+    monkeypatch.setattr(GraphCodeBERT, "prepare", counted)
+    again = tiny(tokenizer)
+    again.remember(codes, folder=tmp_path / "kept")
+    assert calls == []
+    assert torch.equal(again.preprocess(codes)["edges"], tiny(tokenizer).preprocess(codes)["edges"])
+    tiny(tokenizer, data_flow_length=20).remember(codes, folder=tmp_path / "kept")
+    tiny(tokenizer, compat="reference").remember(codes, folder=tmp_path / "kept")
+    tiny(tokenizer).remember(codes[1:], folder=tmp_path / "kept")
+    assert calls == [6, 6, 5]
+    file.write_bytes(file.read_bytes()[:1000])  # a broken file is made anew
+    tiny(tokenizer).remember(codes, folder=tmp_path / "kept")
+    tiny(tokenizer).remember(codes, folder=tmp_path / "kept")
+    assert calls == [6, 6, 5, 6]
+
+
+def test_a_full_disk_leaves_nothing_behind(tokenizer, monkeypatch, tmp_path):
+    def full(file, **arrays):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="No space left"):
+        tiny(tokenizer).remember(["a = 1"], folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_pieces_are_remembered_and_forgotten_without_a_change(tokenizer, monkeypatch):

@@ -133,7 +133,12 @@ class CodeInputs(NamedTuple):
     @classmethod
     def joined(cls, parts: Sequence[CodeInputs]) -> CodeInputs:
         """Join what was made in parts."""
-        return cls.of([part.row(index) for part in parts for index in range(part.rows)])
+        joined = []
+        for values, offsets in ((0, 1), (2, 3), (4, 5)):
+            joined.append(np.concatenate([part[values] for part in parts]))
+            lengths = np.concatenate([np.diff(part[offsets]) for part in parts])
+            joined.append(np.append(np.int64(0), np.cumsum(lengths)))
+        return cls(*joined)
 
     @property
     def rows(self) -> int:

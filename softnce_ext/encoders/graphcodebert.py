@@ -7,6 +7,7 @@ Pairs in Code Search" (EMNLP 2023) for the lengths.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,10 +15,12 @@ from torch import Tensor
 from transformers import RobertaModel
 
 from ..data.dataflow.extract import DataFlow, extract
+from ..data.dataflow.languages import language_named
 from ..data.dataflow.many import extract_many
 from ..data.dataflow.tree import Compat
 from .base import Backbone, with_prompt
 from .code_inputs import CodeInputs, CodeRow, PieceTable, code_row, padded
+from .code_memory import CodeMemory, key_of, read_inputs, write_inputs
 
 
 class GraphCodeBERT(Backbone):
@@ -81,6 +84,7 @@ class GraphCodeBERT(Backbone):
         self.language = language or ""
         self.compat: Compat = compat
         self._pieces = PieceTable(tokenizer)
+        self._memory = CodeMemory()
 
     @property
     def longest_row(self) -> int:
@@ -110,7 +114,43 @@ class GraphCodeBERT(Backbone):
                 bar.update(len(flows))
 
             extract_many(codes, self.language, receive, compat=self.compat, workers=workers)
-        return CodeInputs.joined([chunks[start] for start in sorted(chunks)])
+        return CodeInputs.joined([CodeInputs.of([]), *(chunks[each] for each in sorted(chunks))])
+
+    def remember(
+        self,
+        codes: Sequence[str],
+        *,
+        folder: str | Path | None = None,
+        workers: int = 1,
+        progress: bool = False,
+    ) -> None:
+        """Prepare codes once; `preprocess` then takes them from memory.
+
+        Other lengths, another language or `compat` set afterwards make it forget them. Copies of
+        the module share the memory; a saved module has none.
+
+        Args:
+            codes: The functions; those known already cost nothing.
+            folder: Where prepared codes are kept from run to run, in a file named by a hash of
+                all they depend on; None keeps them in memory alone.
+            workers: Number of processes for the data flow.
+            progress: Show a progress bar on stderr.
+
+        Raises:
+            ValueError: `workers` is below 1.
+            OSError: The folder cannot be written; nothing is left behind.
+        """
+        texts = self._memory.missing(codes, self._settings)
+        path = None
+        if folder is not None and texts:
+            grammar = language_named(self.language).package
+            path = Path(folder, f"{key_of(texts, self._settings, self.tokenizer, grammar)}.npz")
+        inputs = read_inputs(path, len(texts)) if path else None
+        if inputs is None:
+            inputs = self.prepare(texts, workers=workers, progress=progress)
+            if path:
+                write_inputs(path, inputs)
+        self._memory.add(texts, inputs, self._settings)
 
     def batch(self, prepared: CodeInputs, rows: Iterable[int]) -> dict[str, Tensor]:
         """Return rows of prepared codes as features."""
@@ -144,9 +184,12 @@ class GraphCodeBERT(Backbone):
             features["links"] = features["edges"] = mask.new_zeros(len(mask), 0, 2)
             return features
         texts = with_prompt(inputs, prompt)
-        return self._features(
-            self._rows([extract(text, self.language, compat=self.compat) for text in texts])
+        found = [self._memory.find(text, self._settings) for text in texts]
+        unknown = [text for text, row in zip(texts, found, strict=True) if row is None]
+        read = iter(
+            self._rows([extract(text, self.language, compat=self.compat) for text in unknown])
         )
+        return self._features(next(read) if row is None else row for row in found)
 
     def narrow(self, features: dict[str, Any], rows: Tensor, length: int) -> dict[str, Tensor]:
         """Return some rows of a batch, cut to a length."""
@@ -185,6 +228,11 @@ class GraphCodeBERT(Backbone):
         seen.index_put_((number, piece, node), true)
         seen.index_put_((number, target, source), true)
         return seen
+
+    @property
+    def _settings(self) -> tuple[Any, ...]:
+        """What a prepared code depends on, beside the tokenizer."""
+        return (self.language, self.compat, self.code_length, self.data_flow_length)
 
     def _rows(self, flows: Sequence[DataFlow]) -> list[CodeRow]:
         split = self._pieces([flow.tokens for flow in flows])
