@@ -5,6 +5,7 @@ import errno
 import json
 import multiprocessing
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,32 @@ def test_a_stopped_build_goes_on_where_it_was(tmp_path: Path, error: BaseExcepti
     assert encode.seen == TEXTS[6:]
     assert np.array_equal(found.vectors, vectors(TEXTS).numpy())
     assert not list(tmp_path.glob("*.part"))
+
+
+def _stall(folder: Path, stalled: Any) -> None:
+    encode = Encoder()
+
+    def encode_some(texts: Any) -> torch.Tensor:
+        if len(encode.seen) == 6:
+            stalled.set()
+            time.sleep(60)
+        return encode(texts)
+
+    cached_table(encode_some, TEXTS, {}, folder=folder)
+
+
+def test_a_killed_process_leaves_no_lock_and_its_rows(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    stalled = context.Event()
+    process = context.Process(target=_stall, args=(tmp_path, stalled))
+    process.start()
+    assert stalled.wait(60)
+    process.kill()
+    process.join()
+    encode = Encoder()
+    found = cached_table(encode, TEXTS, {}, folder=tmp_path)
+    assert encode.seen == TEXTS[6:]
+    assert np.array_equal(found.vectors, vectors(TEXTS).numpy())
 
 
 def test_what_a_crash_left_wrong_is_encoded_anew(tmp_path: Path) -> None:

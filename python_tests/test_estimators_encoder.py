@@ -242,8 +242,8 @@ def test_online_is_the_students_similarity_without_gradient(
     assert len(own) == len(gradients)
     for ours, theirs in zip(own, gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
-    left, right = estimator(features)
-    assert not left.requires_grad and not right.requires_grad
+    for left, right in (estimator.from_embeddings(query, code), estimator(features)):
+        assert not left.requires_grad and not right.requires_grad
     torch.testing.assert_close(left @ right.T, query @ code.T, rtol=0, atol=1e-5)
 
 
@@ -269,6 +269,7 @@ def test_the_four_corners(student: Any, mode: str, start: bool) -> None:
     )
     loss = SoftInfoNCELoss(model, estimator, temperature=0.1, normalize=False, scale=1.0)
     assert same(state(model), weights if start else before)
+    assert (estimator.encoder is None) == (mode == "online")  # it would only take memory
     features = batch(model, CHOSEN)
     first = loss(features)
     with torch.no_grad():  # a step of training

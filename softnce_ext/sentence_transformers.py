@@ -273,9 +273,7 @@ def expected_alpha(alpha: float, beta: float, negatives: int, rate: float) -> fl
         rate: Which part of them is expected to be false.
 
     Returns:
-        ``alpha * max(1, rate * negatives)``, but where that is more than alpha, at most
-        ``beta * negatives / 2``: Eq. 4's normaliser stays at beta / 2 or above, and no weight
-        is above 2.
+        ``alpha * rate * negatives``, but at least alpha, and at most ``beta * negatives / 2`` where
+        that is more: Eq. 4's normaliser stays at beta / 2 or above, and no weight is above 2.
     """
-    scaled = alpha * max(1.0, rate * negatives)
-    return max(alpha, min(scaled, 0.5 * beta * negatives))
+    return max(alpha, min(alpha * rate * negatives, 0.5 * beta * negatives))
