@@ -22,7 +22,7 @@ from .trainer import TrainingRun, train_encoder
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-# What the paper starts from: six layers, cased down, mean pooling.
+# What the published code starts from: six layers, lower-case words, the mean of the tokens.
 SIMCSE_MODEL = "sentence-transformers/msmarco-distilbert-dot-v5"
 
 
@@ -117,7 +117,7 @@ def _modules(
     if not first_token:
         return model, model
     transformer: Any = model[0]
-    width = transformer.get_embedding_dimension()
+    width = transformer.auto_model.config.hidden_size
     encoder = SentenceTransformer(
         modules=[transformer, Pooling(width, "cls")], device=str(model.device)
     )
