@@ -183,7 +183,7 @@ def slow(
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, nargs="+", help="default: 64 to 4096")
+    parser.add_argument("--rows", type=int, nargs="+", help="default: 64 to 8192")
     parser.add_argument("--dimension", type=int, default=768)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--json", help="result file; default benchmarks/results/loss_DEVICE.json")
@@ -201,7 +201,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--graph-rows", type=int, default=2048, help="CUDA graphs up to this size")
     parser.add_argument("--tf32", action="store_true", help="fp32 products in TF32, for all")
     args = parser.parse_args()
-    args.rows = args.rows or [64, 512, 1024, 2048, 4096]
+    args.rows = args.rows or [64, 512, 1024, 2048, 4096, 8192]
     args.dtype = args.dtype or ("bfloat16" if args.device == "cuda" else "float32")
     return args
 

@@ -5,9 +5,9 @@
 //   row kernel: loss rows, and d loss / d scores in place of scores
 //   grad_query_block = scale * scores @ code;   grad_code += scale * scores^T @ query_block
 //
-// Never materialised: anything [N, M]. bf16 inputs are multiplied as they are where the processor
-// can (gemm.h); other half inputs are converted to fp32 once, which costs O(M D) memory. Either way
-// scores, and both gradients' sums, are fp32.
+// Nothing of size [N, M] beyond one block's R rows. bf16 inputs are multiplied as they are where
+// the processor can (gemm.h); other half inputs are converted to fp32 once, which costs O(M D)
+// memory. Either way scores, and both gradients' sums, are fp32.
 #include <algorithm>
 #include <tuple>
 #include <vector>
@@ -19,17 +19,11 @@
 namespace softnce::cpu {
 namespace {
 
-// Columns up to which one block holds the whole batch, and the rows of a block beyond. Every block
-// packs the codes for its products anew, and reads and writes grad_code: while they stay in a
-// cache, 1024 rows cost 1 % over whole products (N = M = 2048, two cores; 512 rows 8 %, 256 rows 21
-// %); at N = M = 8192, where they do not, 1024 rows cost 11 %, 2048 rows 5 %.
-constexpr int64_t kSingleBlockColumns = 1024;
-constexpr int64_t kCachedColumns = 2048;
-
-int64_t rows_per_block(int64_t rows, int64_t columns) {
-  if (columns <= kSingleBlockColumns) return rows;
-  return columns <= kCachedColumns ? 1024 : 2048;
-}
+// Rows of a block. Every block packs the codes for its products anew, and reads and writes
+// grad_code: while they stay in a cache, 1024 rows cost 1 % over whole products (N = M = 2048, two
+// cores; 512 rows 8 %, 256 rows 21 %); at N = M = 8192, where they do not, 1024 rows cost 11 %,
+// 2048 rows 5 %.
+int64_t rows_per_block(int64_t columns) { return columns <= 2048 ? 1024 : 2048; }
 
 // Elements a thread should get at least: below, waking it costs more than it saves.
 constexpr int64_t kElementsPerThread = 4096;
@@ -232,7 +226,7 @@ Outputs run_blocks(const Arguments& a, GradientWeight gradient_weight, bool need
   const Tensor loss = empty({n}, type);
   const Tensor grad_query = empty({need_grad_query ? n : 0, d}, type);
   const Tensor grad_code = empty({need_grad_code ? m : 0, d}, type);
-  const int64_t wished = a.block_rows > 0 ? a.block_rows : rows_per_block(n, m);
+  const int64_t wished = a.block_rows > 0 ? a.block_rows : rows_per_block(m);
   const Buffers buffers =
       allocate(query, std::min(wished, n), m, type, a.has_similarity() || a.query_groups,
                operand != type && need_gradient);
