@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import signal
 from typing import Any
 
 import pytest
@@ -125,3 +126,48 @@ def test_transformers_train_on_texts(tmp_path_factory: pytest.TempPathFactory) -
     run = train_encoder(model, loss, TextPairs(QUERIES, CODES), settings, progress=False)
     assert len(run.steps) == 3 and run.steps[-1]["loss"] < run.steps[0]["loss"]
     assert not model.training
+
+
+class _Interrupting:
+    """Gets a Ctrl-C while it is destroyed, where Python lets no exception out."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_in_a_destructor_is_not_lost(model: Any) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    seen = []
+
+    def validate() -> float:
+        seen.append(_Interrupting() is None)  # destroyed at once
+        return 0.5
+
+    with pytest.raises(TrainingInterrupted) as stop:
+        train(model, TrainSettings(**{**SETTINGS.to_json(), "epochs": 4}), validate=validate)
+    assert len(seen) == 1 and stop.value.run.epoch == 1  # in the first step after it
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_in_the_last_step_is_not_lost(model: Any) -> None:
+    def validate() -> float:
+        signal.raise_signal(signal.SIGINT)
+        return 0.5
+
+    with pytest.raises(TrainingInterrupted):
+        train(model, TrainSettings(**{**SETTINGS.to_json(), "epochs": 1}), validate=validate)
+
+
+def test_a_second_ctrl_c_ends_the_training_at_once(model: Any) -> None:
+    seen = []
+
+    def validate() -> float:
+        seen.append("begun")
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        seen.append("ended")
+        return 0.5
+
+    with pytest.raises(TrainingInterrupted):
+        train(model, validate=validate)
+    assert seen == ["begun"]

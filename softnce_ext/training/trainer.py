@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -109,6 +111,7 @@ def train_encoder(
     run = TrainingRun()
     keeper = _KeepBest(model, run, validate)
     bar = _Bar(title, run, hidden=not progress)
+    stop = _StopAfterStep()
     collator: Any = pairs if isinstance(pairs, TokenizedPairs) else None
     with tempfile.TemporaryDirectory(prefix="softnce-") as scratch:
         trainer = _Trainer(
@@ -117,12 +120,13 @@ def train_encoder(
             train_dataset=pairs.dataset(),
             loss=loss,
             data_collator=collator,
-            callbacks=[bar, keeper],
+            callbacks=[stop, bar, keeper],
         )
         trainer.remove_callback(PrinterCallback)  # it prints to stdout
         begin = time.perf_counter()
         try:
-            trainer.train()
+            with stop:
+                trainer.train()
         except KeyboardInterrupt:
             keeper.restore()
             raise TrainingInterrupted(run) from None
@@ -181,6 +185,39 @@ class _Trainer(SentenceTransformerTrainer):
             loss: Any = self.loss
             logs = {**logs, **loss.pop_statistics()}
         super().log(logs, start_time)
+
+
+class _StopAfterStep(TrainerCallback):
+    """Lets Ctrl-C end the training at the end of a step; a second one ends it at once.
+
+    An exception raised wherever the program happens to be is lost if that is a destructor.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.before: Any = None
+
+    def __enter__(self) -> None:
+        # A handler of somebody else's stays; only the main thread may set one.
+        if threading.current_thread() is not threading.main_thread():
+            return
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self.before = signal.signal(signal.SIGINT, self._ask)
+
+    def __exit__(self, *error: object) -> None:
+        if self.before is not None:
+            signal.signal(signal.SIGINT, self.before)
+        if self.asked and error[0] is None:
+            raise KeyboardInterrupt
+
+    def _ask(self, *_: Any) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
 
 
 class _Bar(TrainerCallback):
