@@ -147,7 +147,7 @@ def test_unreadable_architecture_list_is_refused(tmp_path):
 
 
 def test_gpu_script_runs_every_test_that_needs_a_gpu():
-    checkout = Path(__file__).resolve().parent.parent  # the script is no part of an installed package
+    checkout = Path(__file__).resolve().parent.parent  # an installed package has no script
     script = (checkout / "benchmarks" / "gpu.sh").read_text()
     (pattern,) = re.findall(r"grep -l '(.+?)' python_tests/test_\*\.py", script)
     tests = {path.name: path.read_text() for path in Path(__file__).parent.glob("test_*.py")}
