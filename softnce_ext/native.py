@@ -140,17 +140,27 @@ def missing_tools(name: str) -> list[str]:
     return missing
 
 
+def gpus() -> list[str]:
+    """Return the names of the GPUs that the CUDA kernels would run on."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.version.cuda is not None else 0  # ROCm counts too
+    return [torch.cuda.get_device_name(device) for device in range(count)]
+
+
 def report() -> dict[str, Any]:
     """Describe what is found, built, cached and missing, for `softnce doctor`."""
     import torch
 
-    cuda = torch.version.cuda is not None
+    found = gpus()
     libraries: dict[str, Any] = {}
     for name in _LIBRARIES:
-        if name == "_C_cuda" and not cuda:
+        if name == "_C_cuda" and torch.version.cuda is None:
             libraries[name] = {"state": "not needed: torch is a CPU build"}
             continue
-        entry: dict[str, Any] = {"state": "not built"}
+        entry: dict[str, Any] = {"state": "not built", "missing": missing_tools(name)}
+        if name == "_C_cuda" and not found:
+            entry = {"state": "not needed: no GPU is here; `softnce build --cuda` builds it"}
         ahead = _built_ahead(name)
         places = (
             [ahead]
@@ -159,9 +169,8 @@ def report() -> dict[str, Any]:
         )
         for path in places:
             if path is not None:
-                entry = {"state": "built", "path": str(path)}
+                entry |= {"state": "built", "path": str(path)}
                 break
-        entry["missing"] = missing_tools(name)
         libraries[name] = entry
     tools = {"c++": _compiler()}
     others = {"nvcc": _nvcc(), "cmake": find_tool("cmake"), "ninja": find_tool("ninja")}
@@ -170,9 +179,7 @@ def report() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        if cuda
-        else [],
+        "gpus": found,
         "tools": {
             tool: {"path": " ".join(command), "version": _version(*command)} if command else None
             for tool, command in tools.items()
