@@ -5,7 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
+from fractions import Fraction
 
+import numpy as np
 import problems
 import pytest
 import torch
@@ -506,6 +508,11 @@ BAD = [
     ({"scale": None}, TypeError, "scale must be a number, got NoneType"),
     ({"positive_offset": 3}, ValueError, r"positive_offset must be in \[0, 2\]"),
     ({"positive_offset": 1.0}, TypeError, "positive_offset must be an int, got float"),
+    ({"positive_offset": np.float32(1)}, TypeError, "positive_offset must be an int, got float32"),
+    ({"positive_offset": np.int8(3)}, ValueError, r"positive_offset must be in \[0, 2\]"),
+    ({"alpha": np.bool_(True)}, TypeError, "alpha must be a number, got bool"),
+    ({"beta": np.float32("nan")}, ValueError, "beta must be finite, got nan"),
+    ({"beta": torch.tensor(0.5)}, TypeError, "beta must be a number, got Tensor"),
     ({"groups": torch.arange(3)}, TypeError, "groups must be None or"),
     ({"groups": (torch.arange(3), torch.arange(4))}, ValueError, r"groups\[1\] must have shape"),
     ({"groups": (torch.arange(3.0), torch.arange(5))}, TypeError, r"groups\[0\] must be an int64"),
@@ -519,6 +526,22 @@ def test_bad_input_is_named_in_one_sentence(change, kind, sentence):
     arguments = {"query": torch.randn(3, 4), "code": torch.randn(5, 4), **RULE, **change}
     with pytest.raises(kind, match=sentence):
         sx.soft_info_nce(**arguments)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_numbers_may_be_of_any_library(impl):
+    query, code = (x.detach() for x in problems.embeddings(7, 9, 4))
+    z = problems.similarity("dense", 7, 9)
+    numbers = {"alpha": 1.5, "beta": 0.5, "temperature": 0.75, "scale": 2, "positive_offset": 1}
+    numbers |= {"eps": 0.5, "min_weight": 0.25}
+    wanted = sx.soft_info_nce(query, code, z, **numbers, impl=impl)
+    for real, whole in ((np.float32, np.int64), (np.float16, np.int8), (Fraction, int)):
+        given = {k: (whole if isinstance(v, int) else real)(v) for k, v in numbers.items()}
+        assert torch.equal(sx.soft_info_nce(query, code, z, **given, impl=impl), wanted)
+    dropped = sx.top_k_cancellation(query, code, z, k=np.int32(2), impl=impl)
+    assert torch.equal(dropped, sx.top_k_cancellation(query, code, z, k=2, impl=impl))
+    weights = sx.soft_weights(z, alpha=np.float32(1.5), beta=np.int64(1), temperature=np.int8(1))
+    assert torch.equal(weights, sx.soft_weights(z, alpha=1.5, beta=1, temperature=1))
 
 
 def test_soft_weights_are_the_reference_and_checked():

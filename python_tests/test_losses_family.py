@@ -9,7 +9,7 @@ import warnings
 import problems
 import pytest
 import torch
-from problems import FAMILY, KINDS, SHAPES, error, loss_and_gradients
+from problems import FAMILY, KINDS, RULE, SHAPES, error, loss_and_gradients
 from test_functional import graphs_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -469,3 +469,41 @@ def test_modules_store_their_arguments_and_call_the_function(module, name):
         getattr(sx, module)(**FAMILY[name][1], nothing=1)
     with pytest.raises(TypeError, match="missing"):
         getattr(sx, module)()
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "kind", "sentence"),
+    [
+        ("TopKCancellation", {"k": -1}, ValueError, "k must be >= 0, got -1"),
+        ("TopKCancellation", {"k": 1.5}, TypeError, "k must be an int, got float"),
+        ("ThresholdCancellation", {"ratio": "0.5"}, TypeError, "ratio must be a number, got str"),
+        ("SoftInfoNCE", {**RULE, "alpha": math.nan}, ValueError, "alpha must be finite, got nan"),
+        ("SoftInfoNCE", {**RULE, "min_weight": 2}, ValueError, r"min_weight must be in \[0, 1\]"),
+        ("WeightedInfoNCE", {"temperature": 1, "eps": -1}, ValueError, r"eps must be in \[0, 1\]"),
+        ("BCE", {"temperature": 0}, ValueError, "temperature must be > 0, got 0"),
+        ("BCE", {"temperature": 1, "reduction": "avg"}, ValueError, "reduction must be one of"),
+        ("BCE", {"temperature": 1, "impl": "cuda"}, ValueError, "impl must be one of"),
+        (
+            "BCE",
+            {"temperature": 1, "positive_offset": -1},
+            ValueError,
+            "positive_offset must be >=",
+        ),
+        ("BCE", {"temperature": 1, "scale": None}, TypeError, "scale must be a number, got None"),
+        (
+            "BCE",
+            {"temperature": 1, "scale": torch.ones(2)},
+            ValueError,
+            "scale must be a number or",
+        ),
+        (
+            "KLRegularizedInfoNCE",
+            {"temperature": 1, "kl_weight": -1},
+            ValueError,
+            "kl_weight must be >= 0, got -1",
+        ),
+    ],
+)
+def test_a_module_refuses_at_once_what_no_batch_could_make_right(module, options, kind, sentence):
+    with pytest.raises(kind, match=sentence):
+        getattr(sx, module)(**options)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import numbers
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,8 +21,8 @@ Groups = tuple[Tensor, Tensor] | None
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-def check_embeddings(query: Tensor, code: Tensor, positive_offset: int) -> None:
-    """Hold query, code and positive_offset against their shapes, types and device."""
+def check_embeddings(query: Tensor, code: Tensor) -> None:
+    """Hold query and code against each other's shapes, types and device."""
     for name, tensor in (("query", query), ("code", code)):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a Tensor, got {type(tensor).__name__}")
@@ -40,13 +42,17 @@ def check_embeddings(query: Tensor, code: Tensor, positive_offset: int) -> None:
         raise TypeError(f"code must have query's type {query.dtype}, got {code.dtype}")
     if code.device != query.device:
         raise ValueError(f"code must be on query's device {query.device}, got {code.device}")
-    if isinstance(positive_offset, bool) or not isinstance(positive_offset, (int, torch.SymInt)):
-        raise TypeError(f"positive_offset must be an int, got {type(positive_offset).__name__}")
-    if not 0 <= positive_offset <= m - n:
+
+
+def check_positive_offset(positive_offset: int, query: Tensor, code: Tensor) -> int:
+    """Refuse an offset that some query's positive would lie beyond the codes with."""
+    n, m = query.shape[0], code.shape[0]
+    offset: int = _check_int("positive_offset", positive_offset)
+    if not 0 <= offset <= m - n:
         raise ValueError(
-            f"positive_offset must be in [0, {m - n}] for {n} queries and {m} codes, "
-            f"got {positive_offset}"
+            f"positive_offset must be in [0, {m - n}] for {n} queries and {m} codes, got {offset}"
         )
+    return offset
 
 
 def check_similarity(similarity: Similarity, query: Tensor, code: Tensor) -> None:
@@ -193,35 +199,114 @@ def check_groups(groups: Groups, query: Tensor, code: Tensor) -> None:
             raise ValueError(f"{name} must be on query's device {query.device}, got {part.device}")
 
 
-def check_number(name: str, value: Any) -> None:
-    """Refuse what is no finite number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, torch.SymFloat, torch.SymInt)):
+def check_number(name: str, value: Any) -> Any:
+    """Refuse what is no finite number; return it as one of Python's own."""
+    number = _plain(value)
+    if isinstance(number, bool) or not isinstance(
+        number, (int, float, torch.SymFloat, torch.SymInt)
+    ):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     if torch.compiler.is_compiling():  # a float may be symbolic
-        return
-    if isinstance(value, (int, float)) and not -sys.float_info.max <= value <= sys.float_info.max:
-        raise ValueError(f"{name} must be finite, got {value}")
+        return number
+    if isinstance(number, (int, float)) and not abs(number) <= sys.float_info.max:
+        raise ValueError(f"{name} must be finite, got {number}")
+    return number
 
 
-def check_scale(scale: float, dtype: torch.dtype) -> None:
-    """Refuse a scale that is no finite number in the type scores have."""
-    check_number("scale", scale)
-    largest = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).max
-    if not torch.compiler.is_compiling() and abs(scale) > largest:
-        raise ValueError(f"scale must be at most {largest} in size for {dtype}, got {scale}")
+def _plain(value: Any) -> Any:
+    """Turn another library's real number, such as a numpy scalar, into an int or a float."""
+    if isinstance(value, (int, float)) or not isinstance(value, numbers.Real):
+        return value
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
-def check_eps(eps: float) -> None:
-    """Refuse what is no part of a probability."""
-    check_number("eps", eps)
-    if not 0 <= eps <= 1:
-        raise ValueError(f"eps must be in [0, 1], got {eps}")
+def _check_int(name: str, value: Any) -> Any:
+    number = _plain(value)
+    if isinstance(number, bool) or not isinstance(number, (int, torch.SymInt)):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    return number
 
 
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+def _check_count(name: str, value: Any) -> Any:
+    number = _check_int(name, value)
+    if number < 0:
+        raise ValueError(f"{name} must be >= 0, got {number}")
+    return number
+
+
+def _check_not_negative(name: str, value: Any) -> Any:
+    number = check_number(name, value)
+    if number < 0:
+        raise ValueError(f"{name} must be >= 0, got {number}")
+    return number
+
+
+def _check_positive(name: str, value: Any) -> Any:
+    number = check_number(name, value)
+    if number <= 0:
+        raise ValueError(f"{name} must be > 0, got {number}")
+    return number
+
+
+def _check_part(name: str, value: Any) -> Any:
+    number = check_number(name, value)
+    if not 0 <= number <= 1:
+        raise ValueError(f"{name} must be in [0, 1], got {number}")
+    return number
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
     """Refuse a word that is not among the choices."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+    return value
+
+
+def check_scale(scale: Any, dtype: torch.dtype = torch.float64) -> Any:
+    """Refuse a scale that is neither a finite number in the type scores have nor a 0-d tensor."""
+    if isinstance(scale, Tensor):
+        if scale.dim() != 0 or scale.is_complex():
+            raise ValueError(
+                "scale must be a number or a real 0-d tensor, got "
+                f"{scale.dtype} of shape {list(scale.shape)}"
+            )
+        return scale
+    scale = check_number("scale", scale)
+    largest = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).max
+    if not torch.compiler.is_compiling() and abs(scale) > largest:
+        raise ValueError(f"scale must be at most {largest} in size for {dtype}, got {scale}")
+    return scale
+
+
+# What the losses' arguments of these names must be, whatever the batch.
+_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
+    "alpha": check_number,
+    "beta": check_number,
+    "temperature": _check_positive,
+    "min_weight": _check_part,
+    "eps": _check_part,
+    "k": _check_count,
+    "ratio": check_number,
+    "info_nce_weight": _check_not_negative,
+    "kl_weight": _check_not_negative,
+    "scale": lambda _, value: check_scale(value),
+    "positive_offset": _check_count,
+    "reduction": lambda name, value: check_choice(name, value, ("mean", "sum", "none")),
+    "impl": lambda name, value: check_choice(name, value, ("auto", "native", "torch")),
+}
+
+
+def check_options(**options: Any) -> dict[str, Any]:
+    """Refuse values that no batch could make right; return them, numbers as Python's own."""
+    return {
+        name: _OPTIONS[name](name, value) if name in _OPTIONS else value
+        for name, value in options.items()
+    }
+
+
+def check_rule(alpha: float, beta: float, temperature: float, min_weight: float) -> None:
+    """Hold Eq. 4's numbers against their ranges."""
+    check_options(alpha=alpha, beta=beta, temperature=temperature, min_weight=min_weight)
 
 
 def warn_few_negatives(alpha: float, beta: float, negatives: int, stacklevel: int) -> None:
@@ -286,35 +371,3 @@ def check_finite(
         raise ValueError(
             f"similarity must be finite, got {float(similarity[row, column])} at [{row}, {column}]"
         )
-
-
-def check_rule(alpha: float, beta: float, temperature: float, min_weight: float) -> None:
-    """Hold Eq. 4's numbers against their ranges."""
-    check_number("alpha", alpha)
-    check_number("beta", beta)
-    check_temperature(temperature)
-    check_number("min_weight", min_weight)
-    if not 0 <= min_weight <= 1:
-        raise ValueError(f"min_weight must be in [0, 1], got {min_weight}")
-
-
-def check_temperature(temperature: float) -> None:
-    """Refuse a temperature that is no positive number."""
-    check_number("temperature", temperature)
-    if temperature <= 0:
-        raise ValueError(f"temperature must be > 0, got {temperature}")
-
-
-def check_not_negative(name: str, value: float) -> None:
-    """Refuse what is no number >= 0."""
-    check_number(name, value)
-    if value < 0:
-        raise ValueError(f"{name} must be >= 0, got {value}")
-
-
-def check_count(name: str, value: int) -> None:
-    """Refuse what is no int >= 0."""
-    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    if value < 0:
-        raise ValueError(f"{name} must be >= 0, got {value}")

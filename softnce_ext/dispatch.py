@@ -22,14 +22,14 @@ def loss(
     impl: str,
 ) -> Tensor:
     """Return the loss `rule` makes of a batch; the other arguments are the public functions'."""
-    checks.check_embeddings(query, code, positive_offset)
+    checks.check_embeddings(query, code)
+    positive_offset = checks.check_positive_offset(positive_offset, query, code)
+    checks.check_options(reduction=reduction, impl=impl)
     soft = rule.objective == rows.SOFT_INFO_NCE
     if similarity is not None or not soft:
         checks.check_similarity(similarity, query, code)
     if groups is not None:
         checks.check_groups(groups, query, code)
-    checks.check_choice("reduction", reduction, ("mean", "sum", "none"))
-    checks.check_choice("impl", impl, ("auto", "native", "torch"))
     negatives = code.shape[0] - 1
     few = negatives > 0 and not rows.has_normaliser(rule.alpha, rule.beta, negatives)
     if soft and similarity is not None and few:
@@ -37,15 +37,9 @@ def loss(
     if rule.eps > 0 and query.dtype != torch.float64:  # in fp32 1e-50 would be 0, and bound nothing
         rule = rule._replace(eps=max(rule.eps, torch.finfo(torch.float32).tiny))
 
+    scale = checks.check_scale(scale, query.dtype)
     if isinstance(scale, Tensor):  # autograd gives its gradient through the product
-        if scale.dim() != 0 or scale.is_complex():
-            raise ValueError(
-                "scale must be a number or a real 0-d tensor, got "
-                f"{scale.dtype} of shape {list(scale.shape)}"
-            )
         query, scale = query * scale, 1.0  # a 0-d factor does not change query's type
-    else:
-        checks.check_scale(scale, query.dtype)
 
     device = query.device.type
     half = checks.autocast_type(device)

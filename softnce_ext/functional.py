@@ -71,9 +71,10 @@ def soft_info_nce(
 
     Source: "Rethinking Negative Pairs in Code Search" (EMNLP 2023), Eq. 3 to 5.
     """
-    checks.check_rule(alpha, beta, temperature, min_weight)
-    checks.check_eps(eps)
-    rule = rows.Rule(rows.SOFT_INFO_NCE, alpha, beta, temperature, min_weight, 0.0, eps)
+    numbers = checks.check_options(
+        alpha=alpha, beta=beta, temperature=temperature, min_weight=min_weight, eps=eps
+    )
+    rule = rows.Rule(rows.SOFT_INFO_NCE, **numbers)
     return dispatch.loss(
         rule, query, code, similarity, scale, positive_offset, groups, reduction, impl
     )
@@ -132,9 +133,8 @@ def top_k_cancellation(
 
     Source: "Rethinking Negative Pairs in Code Search" (EMNLP 2023), section 4.4.
     """
-    checks.check_count("k", k)
-    k = min(k, 2**53)  # the op takes a float
-    rule = rows.Rule(rows.TOP_K, 0.0, 1.0, 1.0, 0.0, k, 0.0)
+    cutoff = min(checks.check_options(k=k)["k"], 2**53)  # the op takes a float
+    rule = rows.Rule(rows.TOP_K, cutoff=cutoff)
     return dispatch.loss(
         rule, query, code, similarity, scale, positive_offset, groups, reduction, impl
     )
@@ -167,8 +167,7 @@ def threshold_cancellation(
 
     Source: "Rethinking Negative Pairs in Code Search" (EMNLP 2023), section 4.4.
     """
-    checks.check_number("ratio", ratio)
-    rule = rows.Rule(rows.THRESHOLD, 0.0, 1.0, 1.0, 0.0, ratio, 0.0)
+    rule = rows.Rule(rows.THRESHOLD, cutoff=checks.check_options(ratio=ratio)["ratio"])
     return dispatch.loss(
         rule, query, code, similarity, scale, positive_offset, groups, reduction, impl
     )
@@ -202,8 +201,7 @@ def bce(
 
     Source: "Rethinking Negative Pairs in Code Search" (EMNLP 2023), section 4.3.
     """
-    checks.check_temperature(temperature)
-    rule = rows.Rule(rows.BCE, 0.0, 1.0, temperature, 0.0, 0.0, 0.0)
+    rule = rows.Rule(rows.BCE, **checks.check_options(temperature=temperature))
     return dispatch.loss(
         rule, query, code, similarity, scale, positive_offset, groups, reduction, impl
     )
@@ -238,9 +236,8 @@ def weighted_info_nce(
 
     Source: "Rethinking Negative Pairs in Code Search" (EMNLP 2023), Eq. 13.
     """
-    checks.check_temperature(temperature)
-    checks.check_eps(eps)
-    rule = rows.Rule(rows.WEIGHTED_INFO_NCE, 0.0, 1.0, temperature, 0.0, 0.0, eps)
+    numbers = checks.check_options(temperature=temperature, eps=eps)
+    rule = rows.Rule(rows.WEIGHTED_INFO_NCE, **numbers)
     return dispatch.loss(
         rule, query, code, similarity, scale, positive_offset, groups, reduction, impl
     )
@@ -278,10 +275,15 @@ def kl_regularized_info_nce(
 
     Source: "Rethinking Negative Pairs in Code Search" (EMNLP 2023), section 4.3.
     """
-    checks.check_temperature(temperature)
-    checks.check_not_negative("info_nce_weight", info_nce_weight)
-    checks.check_not_negative("kl_weight", kl_weight)
-    rule = rows.Rule(rows.KL, kl_weight, info_nce_weight, temperature, 0.0, 0.0, 0.0)
+    numbers = checks.check_options(
+        temperature=temperature, info_nce_weight=info_nce_weight, kl_weight=kl_weight
+    )
+    rule = rows.Rule(
+        rows.KL,
+        alpha=numbers["kl_weight"],
+        beta=numbers["info_nce_weight"],
+        temperature=numbers["temperature"],
+    )
     return dispatch.loss(
         rule, query, code, similarity, scale, positive_offset, groups, reduction, impl
     )
@@ -310,16 +312,17 @@ def soft_weights(
             f"similarity must have shape [N, M] with M >= N, got {list(similarity.shape)}"
         )
     checks.check_floating("similarity", similarity)
-    checks.check_rule(alpha, beta, temperature, min_weight)
+    numbers = checks.check_options(
+        alpha=alpha, beta=beta, temperature=temperature, min_weight=min_weight
+    )
+    rule = rows.Rule(rows.SOFT_INFO_NCE, **numbers)
     negatives = similarity.shape[1] - 1
-    if negatives > 0 and not rows.has_normaliser(alpha, beta, negatives):
-        checks.warn_few_negatives(alpha, beta, negatives, stacklevel=3)
+    if negatives > 0 and not rows.has_normaliser(rule.alpha, rule.beta, negatives):
+        checks.warn_few_negatives(rule.alpha, rule.beta, negatives, stacklevel=3)
     similarity = similarity.detach()
     if similarity.dtype != torch.float64:
         similarity = similarity.float()
-    weights = reference.soft_weights(
-        similarity, alpha=alpha, beta=beta, temperature=temperature, min_weight=min_weight
-    )
+    weights = reference.soft_weights(similarity, **numbers)
     if similarity.device.type == "cpu":
         checks.check_finite(weights, similarity, None, 0, False)
     return weights

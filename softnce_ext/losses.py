@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from . import functional
+from . import checks, functional
 from .checks import Similarity
 
 
@@ -17,8 +17,9 @@ class _Loss(nn.Module):
 
     def __init__(self, *, scale: float | nn.Parameter = 1.0, **options: Any) -> None:
         super().__init__()
-        # A missing or misspelt argument is an error here, not at the first batch.
+        # A missing, misspelt or impossible argument is an error here, not at the first batch.
         inspect.signature(self.function).bind(None, None, None, **options)
+        checks.check_options(scale=scale, **options)
         self.scale = scale  # a Parameter registers itself and is learned
         self.options = options
 

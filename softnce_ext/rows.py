@@ -22,12 +22,12 @@ class Rule(NamedTuple):
     """What the rows' similarities are made into; as csrc/row_math.h's `Rule`, with `eps`."""
 
     objective: int
-    alpha: float
-    beta: float
-    temperature: float
-    min_weight: float
-    cutoff: float
-    eps: float
+    alpha: float = 0.0
+    beta: float = 1.0
+    temperature: float = 1.0
+    min_weight: float = 0.0
+    cutoff: float = 0.0
+    eps: float = 0.0
 
 
 def has_normaliser(alpha: float, beta: float, negatives: int | Tensor) -> bool | Tensor:
