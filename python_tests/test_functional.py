@@ -544,6 +544,16 @@ def test_numbers_may_be_of_any_library(impl):
     assert torch.equal(weights, sx.soft_weights(z, alpha=1.5, beta=1, temperature=1))
 
 
+@pytest.mark.parametrize("impl", IMPLS)
+def test_info_nce_takes_groups_and_eps(impl):
+    query, code = (x.detach() for x in problems.embeddings(7, 9, 4))
+    groups = problems.duplicate_groups(7, 9, 1)
+    options = {"scale": 2.0, "positive_offset": 1, "groups": groups, "eps": 0.1}
+    got = sx.info_nce(query, code, **options, impl=impl)
+    assert torch.allclose(got, reference.soft_info_nce(query, code, **RULE, **options), rtol=1e-12)
+    assert not torch.isclose(got, reference.info_nce(query, code, scale=2.0, positive_offset=1))
+
+
 def test_soft_weights_are_the_reference_and_checked():
     z = torch.randn(6, 9)
     got = sx.soft_weights(z, **RULE)
@@ -552,6 +562,18 @@ def test_soft_weights_are_the_reference_and_checked():
         sx.soft_weights(z.masked_fill(z == z[2, 3], float("nan")), **RULE)
     with pytest.raises(ValueError, match=r"similarity must have shape \[N, M\] with M >= N"):
         sx.soft_weights(z.T, **RULE)
+
+
+def test_info_nce_is_a_module_that_takes_no_similarity():
+    query, code = problems.embeddings(8, 8, 4)
+    module = sx.InfoNCE(scale=3.0, eps=0.1)
+    groups = (torch.arange(8), torch.arange(8) // 2)
+    wanted = sx.info_nce(query, code, scale=3.0, eps=0.1, groups=groups)
+    assert torch.equal(module(query, code, groups=groups), wanted)
+    with pytest.raises(TypeError, match="takes 2 positional arguments but 3"):
+        module(query, code, problems.similarity("dense", 8, 8))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'alpha'"):
+        sx.InfoNCE(alpha=1.0)
 
 
 def test_module_stores_its_arguments_and_calls_the_function():

@@ -465,6 +465,7 @@ def test_modules_store_their_arguments_and_call_the_function(module, name):
     z = problems.similarity("dense", 8, 8)
     stored = getattr(sx, module)(**FAMILY[name][1], scale=2.0)
     assert torch.equal(stored(query, code, z), call(name, query, code, z, scale=2.0))
+    assert torch.equal(stored(query, code, similarity=z), stored(query, code, z))
     with pytest.raises(TypeError, match="nothing"):
         getattr(sx, module)(**FAMILY[name][1], nothing=1)
     with pytest.raises(TypeError, match="missing"):

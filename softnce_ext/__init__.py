@@ -19,6 +19,7 @@ _HOME = {
     "threshold_cancellation": "functional",
     "soft_weights": "functional",
     "SoftInfoNCE": "losses",
+    "InfoNCE": "losses",
     "BCE": "losses",
     "WeightedInfoNCE": "losses",
     "KLRegularizedInfoNCE": "losses",
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from .functional import top_k_cancellation as top_k_cancellation
     from .functional import weighted_info_nce as weighted_info_nce
     from .losses import BCE as BCE
+    from .losses import InfoNCE as InfoNCE
     from .losses import KLRegularizedInfoNCE as KLRegularizedInfoNCE
     from .losses import SoftInfoNCE as SoftInfoNCE
     from .losses import ThresholdCancellation as ThresholdCancellation

@@ -85,7 +85,9 @@ def info_nce(
     code: Tensor,
     *,
     scale: float | Tensor = 1.0,
+    eps: float = 0.0,
     positive_offset: int = 0,
+    groups: Groups = None,
     reduction: str = "mean",
     impl: str = "auto",
 ) -> Tensor:
@@ -100,7 +102,9 @@ def info_nce(
         beta=1.0,
         temperature=1.0,
         scale=scale,
+        eps=eps,
         positive_offset=positive_offset,
+        groups=groups,
         reduction=reduction,
         impl=impl,
     )

@@ -18,17 +18,19 @@ class _Loss(nn.Module):
     def __init__(self, *, scale: float | nn.Parameter = 1.0, **options: Any) -> None:
         super().__init__()
         # A missing, misspelt or impossible argument is an error here, not at the first batch.
-        inspect.signature(self.function).bind(None, None, None, **options)
+        parameters = inspect.signature(self.function).parameters.values()
+        batch = [each.name for each in parameters if each.kind is not each.KEYWORD_ONLY]
+        inspect.signature(self.function).bind(*batch, **options)
         checks.check_options(scale=scale, **options)
         self.scale = scale  # a Parameter registers itself and is learned
         self.options = options
 
     def forward(
-        self, query: Tensor, code: Tensor, similarity: Similarity = None, **options: Any
+        self, query: Tensor, code: Tensor, *similarity: Similarity, **options: Any
     ) -> Tensor:
         """Return the loss; `options` (groups, positive_offset, ...) add to the stored ones."""
         options = {"scale": self.scale, **self.options, **options}
-        return type(self).function(query, code, similarity, **options)
+        return type(self).function(query, code, *similarity, **options)
 
     def extra_repr(self) -> str:
         """Show the stored arguments."""
@@ -47,6 +49,12 @@ class SoftInfoNCE(_Loss):
     """
 
     function = staticmethod(functional.soft_info_nce)
+
+
+class InfoNCE(_Loss):
+    """`softnce_ext.info_nce` as a module; the keyword arguments are the function's."""
+
+    function = staticmethod(functional.info_nce)
 
 
 class BCE(_Loss):
