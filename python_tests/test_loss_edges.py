@@ -154,12 +154,51 @@ def test_weights_of_finite_similarities_are_finite():
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_a_learnable_scale_is_not_rounded_to_the_embeddings_type(impl):
+def test_neither_a_learnable_scale_nor_its_product_is_rounded_to_the_embeddings_type(impl):
     # 14.2857 is 14.3125 in bf16, and 3 times the one or the other 42.75 or 43.
     query = torch.tensor([[3.0]], dtype=torch.bfloat16)
     code = torch.tensor([[0.0], [0.125]], dtype=torch.bfloat16)
     got = sx.info_nce(query, code, scale=torch.tensor(14.2857), impl=impl)
-    assert float(got) == pytest.approx(math.log1p(math.exp(42.75 * 0.125)), rel=1e-6)
+    assert float(got) == pytest.approx(math.log1p(math.exp(3 * 14.2857 * 0.125)), rel=1e-6)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_learnable_scale_is_as_exact_as_a_number(impl, dtype, autocast, reduction):
+    query, code = problems.embeddings(33, 40, 16, dtype)
+    scale = torch.nn.Parameter(torch.tensor(1.42857))
+    options = {"similarity": problems.similarity("dense", 33, 40), "reduction": reduction, **RULE}
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        number = sx.soft_info_nce(query, code, scale=float(scale.detach()), impl=impl, **options)
+        got = sx.soft_info_nce(query, code, scale=scale, impl=impl, **options)
+    sides = query, code
+    parts = [got, *torch.autograd.grad(got.sum(), sides, retain_graph=True)]
+    for part, wanted in zip(
+        parts, [number, *torch.autograd.grad(number.sum(), sides)], strict=True
+    ):
+        if impl == "native":
+            assert torch.equal(part, wanted)
+        else:  # the factor goes into the product or behind it: one rounding of the type
+            step = 2 * torch.finfo(part.dtype).eps
+            assert problems.error(part, wanted.double()) <= step
+    wide, learned = (x.detach().double() for x in sides), scale.detach().double().requires_grad_()
+    truth = reference.soft_info_nce(*wide, scale=learned, **options).sum()
+    gradient, wanted = (
+        torch.autograd.grad(loss.sum(), x)[0] for loss, x in ((got, scale), (truth, learned))
+    )
+    assert float(gradient) == pytest.approx(float(wanted), rel=1e-2 if autocast else 2e-3)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_a_learnable_scale_of_zero_gets_its_gradient(impl):
+    query, code = problems.embeddings(5, 6, 4)
+    scale = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    leaves = (query, code, scale)
+    got = torch.autograd.grad(sx.info_nce(query, code, scale=scale, impl=impl), leaves)
+    wanted = torch.autograd.grad(reference.info_nce(query, code, scale=scale), leaves)
+    assert all(torch.allclose(a, b, rtol=1e-12) for a, b in zip(got, wanted, strict=True))
 
 
 @pytest.mark.parametrize("impl", IMPLS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -38,12 +40,16 @@ def loss(
         rule = rule._replace(eps=max(rule.eps, torch.finfo(torch.float32).tiny))
 
     scale = checks.check_scale(scale, query.dtype)
-    if isinstance(scale, Tensor):  # autograd gives its gradient through the product
-        query, scale = query * scale, 1.0  # a 0-d factor does not change query's type
 
     device = query.device.type
+    native = _use_native(impl, device)
     half = checks.autocast_type(device)
+    # Autograd gives a tensor's gradient through its product with query.
+    if isinstance(scale, Tensor) and native and not (scale.is_cpu and not _is_traced(scale)):
+        query, scale = query * scale, 1.0  # rounded: asking for its value would wait for the GPU
     query, code = _cast(query, half), _cast(code, half)
+    if isinstance(scale, Tensor):
+        query, scale = _draw_out(query, scale) if native else (_wide(query) * scale, 1.0)
     given: tuple[Tensor, ...] = ()  # the similarity as a tuple of tensors, whatever its kind
     if isinstance(similarity, Tensor):
         given = (similarity.detach(),)
@@ -52,7 +58,7 @@ def loss(
     elif similarity is not None:
         given = tuple(_cast(vectors.detach(), half) for vectors in similarity)
 
-    if _use_native(impl, device):
+    if native:
         result = _native(rule, query, code, given, scale, positive_offset, groups, reduction)
     else:
         if (
@@ -127,6 +133,20 @@ def _use_native(impl: str, device: str) -> bool:
     return True
 
 
+def _draw_out(query: Tensor, scale: Tensor) -> tuple[Tensor, float]:
+    """Return scale as the number the op takes, and query, through which its gradient still goes."""
+    value = float(scale.detach())
+    if value == 0 or not math.isfinite(value):
+        return query * scale, 1.0
+    one = scale / scale.detach()
+    return (_wide(query) * one).to(query.dtype), value
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """Return half types as fp32, where a product or a sum is not to be rounded to them."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
 def _cast(tensor: Tensor, half: torch.dtype | None) -> Tensor:
     """Cast as autocast would cast a matrix product's operand."""
     return tensor if half is None or tensor.dtype == torch.float64 else tensor.to(half)
@@ -134,6 +154,6 @@ def _cast(tensor: Tensor, half: torch.dtype | None) -> Tensor:
 
 def _is_traced(tensor: Tensor) -> bool:
     """Tell whether asking for a value would fail: it is compiled, fake, or being recorded."""
-    if torch.compiler.is_compiling() or type(tensor) is not Tensor:
+    if torch.compiler.is_compiling() or type(tensor) not in (Tensor, torch.nn.Parameter):
         return True
     return torch._C._len_torch_dispatch_stack() > 0

@@ -48,7 +48,7 @@ def soft_info_nce(
         temperature: Temperature of the softmax over a row's similarities, > 0.
         min_weight: Lower bound of a weight, in [0, 1].
         scale: Multiplies the scores (1 / temperature of the scores): a number, or a learnable 0-d
-            tensor.
+            tensor. One on CUDA, or compiled, multiplies query in query's type, half types rounding.
         eps: Added to the probability inside the logarithm, in [0, 1]; the published code has 1e-15.
         positive_offset: Column of row 0's positive, in [0, M - N].
         groups: ``(query_groups [N], code_groups [M])``, int64: a code of the query's own group is
