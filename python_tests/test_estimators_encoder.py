@@ -356,9 +356,9 @@ def test_bad_arguments_get_one_sentence(student: Any, simcse: Any, tmp_path: Pat
 
 def test_raw_dot_presets_are_refused_where_vectors_have_length_1(student: Any) -> None:
     static = static_model(QUERIES)
-    with pytest.raises(ValueError, match="preset unixcoder scores by raw dot products, which do"):
-        check_raw_dot(static, "unixcoder")
-    check_raw_dot(student, "unixcoder")
+    with pytest.raises(ValueError, match="scoring must be cosine .* for an encoder whose vectors"):
+        check_raw_dot(static)
+    check_raw_dot(student)
     for estimator in (TeacherEstimator(static), TeacherEstimator(mode="online")):
         model = student if estimator.mode == "frozen" else static_model(QUERIES)
         with pytest.raises(ValueError, match="temperature must be given with a teacher whose"):

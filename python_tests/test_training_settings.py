@@ -18,6 +18,33 @@ def test_what_is_left_open_is_filled_in_by_the_kind_of_model() -> None:
     assert other.compare is False
     assert TrainSettings(loss="infonce").resolved(static=True).compare is False
     assert TrainSettings(compare=False).resolved(static=True).compare is False
+    assert (static.scoring, static.scale, static.name_boost, static.seed) == ("cosine", 20.0, 5, 0)
+    assert TrainSettings(model="bert", scoring="dot").resolved(static=False).scale == 1.0
+
+
+@pytest.mark.parametrize(
+    ("preset", "wanted"),
+    [
+        ("codebert", (1e-6, 32, 30, 200, 200, 1.0, "tokens")),
+        ("graphcodebert", (2e-5, 32, 30, 128, 256, 0.0, "source")),
+        ("unixcoder", (2e-5, 64, 30, 128, 256, 0.0, "tokens")),
+    ],
+)
+def test_presets_are_the_papers_settings(preset: str, wanted: tuple[Any, ...]) -> None:
+    found = TrainSettings(preset=preset).resolved(static=False, rows=24_927)
+    assert wanted == (
+        found.learning_rate,
+        found.batch_size,
+        found.epochs,
+        found.query_length,
+        found.code_length,
+        found.warmup_epochs,
+        found.form,
+    )
+    assert (found.scoring, found.scale, found.name_boost, found.seed) == ("dot", 1.0, 0, 1234)
+    assert found.compare is False
+    other = TrainSettings(preset=preset, scoring="cosine", epochs=2, seed=7).resolved(static=False)
+    assert (other.scale, other.epochs, other.seed) == (20.0, 2, 7)
 
 
 def test_settings_are_json() -> None:
@@ -40,7 +67,7 @@ def test_yaml_has_the_flags_names_and_flags_go_before_it(tmp_path: Path) -> None
     ("text", "message"),
     [
         ("batchsize: 3", r"unknown setting 'batchsize' \(did you mean batch_size\?\)"),
-        ("qwerty: 3", "unknown setting 'qwerty'; known are model, init"),
+        ("qwerty: 3", "unknown setting 'qwerty'; known are model, preset, init"),
         ("- 1\n- 2", "must hold names and values, got list"),
         ("a: [", "must hold YAML"),
     ],
@@ -62,11 +89,20 @@ def test_bad_yaml_is_named(tmp_path: Path, text: str, message: str) -> None:
         ({"learning_rate": 0}, ValueError, "learning_rate must be a number > 0, got 0"),
         ({"learning_rate": "fast"}, TypeError, "learning_rate must be a number, got 'fast'"),
         ({"scale": float("nan")}, ValueError, "scale must be finite, got nan"),
-        ({"scale": None}, TypeError, "scale must be a number, got None"),
+        ({"top_k": None}, TypeError, "top_k must be a whole number, got None"),
+        ({"false_negative_rate": 1.0}, ValueError, "false_negative_rate must be a number < 1"),
         ({"temperature": -1.0}, ValueError, "temperature must be a number > 0, got -1.0"),
-        ({"loss": "softinfonce"}, ValueError, "loss must be one of soft-infonce, infonce, got"),
-        ({"estimator": "simcse"}, ValueError, "estimator must be one of bm25, none, got"),
-        ({"estimator": "none"}, ValueError, "estimator must be bm25 with loss soft-infonce"),
+        ({"loss": "softinfonce"}, ValueError, "loss must be one of soft-infonce, infonce, .*, got"),
+        ({"estimator": "tfidf"}, ValueError, "estimator must be one of bm25, simcse, trained, "),
+        ({"estimator": "none"}, ValueError, "estimator must be .* with loss soft-infonce, got"),
+        ({"preset": "bert"}, ValueError, "preset must be one of codebert, graphcodebert, unix"),
+        ({"preset": "codebert", "model": "static"}, ValueError, "preset codebert needs its back"),
+        ({"preset": "codebert", "loss": "simcse"}, ValueError, "preset is for code search, got"),
+        ({"preset": "codebert", "init": "x"}, ValueError, "init is for model static alone, got"),
+        ({"language": "c"}, ValueError, "language must be one of go, java, javascript, php, py"),
+        ({"query_length": 9, "model": "x"}, ValueError, "query_length is for presets, .* model x"),
+        ({"teacher": "x"}, ValueError, "teacher is for estimator simcse or trained, got .* bm25"),
+        ({"teacher_mode": "online"}, ValueError, "are for estimator trained, got estimator bm25"),
         ({"name_boost": -1}, ValueError, "name_boost must be a whole number >= 0, got -1"),
         ({"vocab_size": 10}, ValueError, "vocab_size must be a whole number >= 100, got 10"),
         ({"dimension": 0}, ValueError, "dimension must be a whole number >= 1, got 0"),

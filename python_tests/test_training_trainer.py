@@ -9,12 +9,12 @@ import torch
 from models import static_model, tiny_rows, transformer_model
 
 from softnce_ext.training.batches import TextPairs, TokenizedPairs
+from softnce_ext.training.losses import make_loss
 from softnce_ext.training.settings import TrainSettings
 from softnce_ext.training.trainer import (
     TrainingDivergedError,
     TrainingInterrupted,
     TrainingRun,
-    make_loss,
     train_encoder,
 )
 

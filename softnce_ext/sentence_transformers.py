@@ -181,16 +181,23 @@ class SoftInfoNCELoss(nn.Module):
         if self.normalize:
             query = nn.functional.normalize(query, dim=-1)
             code = nn.functional.normalize(code, dim=-1)
-        rule = self.weights
         if similarity is not None:
             check_similarity(similarity, len(query), len(code))
+        self._steps += 1
+        return self.fused_loss(query, code, similarity, groups)
+
+    def fused_loss(
+        self, query: Tensor, code: Tensor, similarity: Similarity | None, groups: Groups | None
+    ) -> Tensor:
+        """Return the loss of vectors that are ready to be scored."""
+        rule = self.weights
+        if similarity is not None:
             similarity = widen(similarity, len(code), rule["temperature"], groups)
             if self.alpha_scaling == "expected":
                 negatives, rate = compared_columns(similarity) - 1, self.false_negative_rate
                 alpha = expected_alpha(rule["alpha"], rule["beta"], negatives, rate)
                 rule = {**rule, "alpha": alpha}
             self._add("low_weights", low_weights(similarity, groups, rule))
-        self._steps += 1
         return soft_info_nce(
             query,
             code,

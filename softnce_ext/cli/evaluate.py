@@ -37,9 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--form",
         choices=("source", "tokens"),
-        default="source",
         help="of a prepared folder: code as it stands, or CodeSearchNet's tokens joined by blanks,"
-        " as CodeBERT and UniXcoder were trained and measured on (default: source)",
+        " as CodeBERT and UniXcoder were trained and measured on (default: what MODEL was trained"
+        " on)",
     )
     parser.add_argument(
         "--codebase",
@@ -101,13 +101,15 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate and print the tables, or the same as JSON."""
     if args.data is None and (args.relevance is None or args.codebase is None):
         args.usage_error("needs --data, or --relevance with --codebase")
+    from ..encoders.saved import read_settings
     from ..evaluation.files import read_task
     from ..evaluation.graded import check_depths
     from ..evaluation.judgements import judgements_of, read_judgements
     from .table import print_json
 
     start = time.perf_counter()
-    read = read_task(args.data, args.codebase, partition=args.partition, form=args.form)
+    form = args.form or read_settings(Path(args.model)).form
+    read = read_task(args.data, args.codebase, partition=args.partition, form=form)
     for name in ("recall", "ndcg"):
         check_depths(name, getattr(args, name) or (), len(read.base))
     judgements = None

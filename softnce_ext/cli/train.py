@@ -10,7 +10,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ..training.settings import STATIC_DEFAULTS, TRANSFORMER_DEFAULTS, TrainSettings, settings_from
+from ..training.settings import (
+    STATIC_DEFAULTS,
+    TRANSFORMER_DEFAULTS,
+    TrainSettings,
+    settings_from,
+)
+from ..training.systems import SYSTEMS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,8 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", metavar="FILE", help="YAML file with the same names; flags go before it"
     )
+    groups: dict[str, Any] = {}
     for each in fields(TrainSettings):
         rule = each.metadata
+        group = rule["group"]
+        if group not in groups:
+            groups[group] = parser.add_argument_group(group)
         options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": _help(each)}
         if rule["kind"] is bool:
             options["action"] = argparse.BooleanOptionalAction
@@ -28,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         else:
             options["type"] = rule["kind"]
             options["metavar"] = {str: "TEXT", int: "N", float: "X"}[rule["kind"]]
-        parser.add_argument(f"--{each.name.replace('_', '-')}", **options)
+        groups[group].add_argument(f"--{each.name.replace('_', '-')}", **options)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
@@ -48,13 +58,15 @@ def run(args: argparse.Namespace) -> int:
         from ..training.output import previous, save_report
         from .table import metric_table, print_json
 
+        if settings.loss == "simcse":
+            return _train_simcse(settings, args.json)
         report = TrainingJob(settings).run()
     except KeyboardInterrupt as stop:
         print(f"softnce train: {str(stop) or 'interrupted: nothing was written'}", file=sys.stderr)
         return 130
     report["seconds"]["total"] = time.perf_counter() - begin
     table = metric_table(report["results"])
-    heading = _heading(report["split"])
+    heading = _heading(report)
     save_report(Path(settings.output), report, f"{heading}\n{table}")
     if args.json:
         print_json(report)
@@ -72,20 +84,42 @@ def _help(each: Any) -> str:
     text = each.metadata["help"]
     if each.name in STATIC_DEFAULTS:
         static, other = STATIC_DEFAULTS[each.name], TRANSFORMER_DEFAULTS[each.name]
-        return f"{text} (default: {static}; {other} for a transformer)"
-    if each.default is None:
+        told = {name: system.defaults()[each.name] for name, system in SYSTEMS.items()}
+        presets = "".join(f"; {value} {name}" for name, value in told.items())
+        return f"{text} (default: {static}; {other} for a transformer{presets})"
+    if each.default is None or "(default" in text:
         return str(text)
     return f"{text} (default: {each.default})"
 
 
-def _heading(split: dict[str, Any]) -> str:
+def _train_simcse(settings: TrainSettings, as_json: bool) -> int:
+    from ..training.simcse_job import run_simcse
+    from .table import print_json
+
+    report = run_simcse(settings)
+    if as_json:
+        print_json(report)
+        return 0
+    run = report["training"]["simcse"]
+    print(
+        f"trained on {report['queries']:,} queries, {run['steps']} steps in {run['seconds']:.1f} s"
+    )
+    print(
+        f"saved to {settings.output}; use it: "
+        f"softnce train --estimator simcse --teacher {settings.output}"
+    )
+    return 0
+
+
+def _heading(report: dict[str, Any]) -> str:
+    split = report["split"]
     train, test = split["train"], split["test"]
     unseen = " not among them"
     if set(train["packages"]) & set(test["packages"]):
         unseen = f", held out by {split.get('unit', 'manifest')}"
     return (
-        f"trained on {train['rows']:,} pairs of {_packages(train)}; tested on "
-        f"{test['rows']:,} queries against {test['rows']:,} functions of {_packages(test)}{unseen}"
+        f"trained on {train['rows']:,} pairs of {_packages(train)}; tested on {test['rows']:,} "
+        f"queries against {report['codebase']:,} functions of {_packages(test)}{unseen}"
     )
 
 
@@ -99,6 +133,10 @@ def _notes(report: dict[str, Any], output: str) -> list[str]:
     notes = ["MRR, with 95 % bootstrap intervals over packages; per package: mean of their MRRs."]
     if report["results"][0]["interval_over"] == "queries":
         notes[0] = "MRR, with 95 % bootstrap intervals over queries (one package): too narrow."
+    if report["cutoff"] is not None:
+        notes.append(f"a rank beyond {report['cutoff']:,} counts as 0, as in the paper")
+    if report["settings"]["select"] == "test":
+        notes.append("the epoch was chosen on the test data: its figures are too good")
     notes += [f"{name}: {gap['words']}" for name, gap in report["differences"].items()]
     notes.append(
         f"hybrid: weight {report['hybrid_weight']:g} for lexical+, chosen on validation packages"
@@ -112,6 +150,10 @@ def _notes(report: dict[str, Any], output: str) -> list[str]:
         if "duplicates" in mean:
             counts.append(f"{mean['duplicates']:.1f} duplicates masked a step")
         notes.append(f"{name}: {', '.join(counts)}")
+    for side, table in report["teacher"].items():
+        spent = f"{table['seconds']:.1f} s, {table['megabytes']:.1f} MB on disk"
+        made = "encoded once" if table["built"] else "found from an earlier run"
+        notes.append(f"teacher's vectors of {table['rows']:,} {side} texts: {made}, {spent}")
     if note := report["split"].get("note"):
         notes.append(note)
     spent = ", ".join(f"{name} {took:.1f}" for name, took in report["seconds"].items())

@@ -112,17 +112,16 @@ class FrozenEncoder:
         return vectors
 
 
-def check_raw_dot(model: Any, preset: str) -> None:
-    """Refuse a preset whose scores are raw dot products for a static encoder.
+def check_raw_dot(model: Any) -> None:
+    """Refuse to score vectors of length 1 by raw dot products, as the paper's code scores its own.
 
     Raises:
-        ValueError: The model is static.
+        ValueError: The model is static or normalises its vectors.
     """
-    if is_static(model):
+    if _has_unit_vectors(model):
         raise ValueError(
-            f"preset {preset} scores by raw dot products, which do not train a static encoder: its "
-            "vectors have length 1, so that scores stay within [-1, 1]; score by cosine with a "
-            "scale of 20 instead"
+            "scoring must be cosine (with a scale of 20) for an encoder whose vectors have length "
+            "1, got dot: raw scores within [-1, 1] do not train it"
         )
 
 
@@ -132,13 +131,17 @@ def check_unit_vectors(model: Any) -> None:
     Raises:
         ValueError: The model normalises its vectors.
     """
-    from sentence_transformers.sentence_transformer.modules import Normalize
-
-    if is_static(model) or any(isinstance(module, Normalize) for module in model):
+    if _has_unit_vectors(model):
         raise ValueError(
             "temperature must be given with a teacher whose vectors have length 1, got the "
             "preset's 5.0, which is for raw dot products: every weight would be 1"
         )
+
+
+def _has_unit_vectors(model: Any) -> bool:
+    from sentence_transformers.sentence_transformer.modules import Normalize
+
+    return is_static(model) or any(isinstance(module, Normalize) for module in model)
 
 
 def _vocabulary(model: Any) -> dict[str, int]:

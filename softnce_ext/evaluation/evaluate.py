@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..encoders.saved import encode
-from ..encoders.text import code_text
 from ..lexical import Lexical, blend
 from .figures import RECALL_AT
 from .figures import result_row as result_row
@@ -126,7 +125,7 @@ class Systems:
             if name in ("dense", "hybrid"):
                 if vectors is None:
                     start = time.perf_counter()
-                    vectors = encode(self.model, queries, "query", self.batch_size, self.progress)
+                    vectors = self._encode_queries(queries)
                     encoding = time.perf_counter() - start
                 code = self._encode_base()
                 blocks: Iterable[Array] = score_blocks(vectors, code, self.model.device)
@@ -143,11 +142,18 @@ class Systems:
             outcomes.append(Outcome(name, counts, spent + time.perf_counter() - start))
         return outcomes
 
+    def dense_blocks(self, queries: Sequence[str]) -> Iterator[Array]:
+        """Yield the encoder's scores of consecutive queries, [rows, M]."""
+        vectors = self._encode_queries(queries)
+        return score_blocks(vectors, self._encode_base(), self.model.device)
+
+    def _encode_queries(self, queries: Sequence[str]) -> np.ndarray[Any, Any]:
+        return encode(self.model, queries, "query", self.batch_size, self.progress)
+
     def _encode_base(self) -> np.ndarray[Any, Any]:
         if self._code is None:
             start = time.perf_counter()
-            base, boost = self.base, self.name_boost
-            texts = [code_text(*each, boost) for each in zip(base.names, base.codes, strict=True)]
+            texts = self.base.texts(self.name_boost)
             self._code = encode(self.model, texts, "code", self.batch_size, self.progress)
             self._code_seconds = time.perf_counter() - start
         return self._code
@@ -213,27 +219,6 @@ def evaluate_pairs(
     )[0]
 
 
-def encode_pairs(
-    model: SentenceTransformer,
-    pairs: Sequence[Pair],
-    *,
-    name_boost: int,
-    batch_size: int | None = None,
-    progress: bool = False,
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return the query vectors and code vectors of pairs, float32 [N, D] both."""
-    codes = [code_text(pair.name, pair.code, name_boost) for pair in pairs]
-    return (
-        encode(model, [pair.query for pair in pairs], "query", batch_size, progress),
-        encode(model, codes, "code", batch_size, progress),
-    )
-
-
-def lexical_of(pairs: Sequence[Pair], *, plus: bool) -> Lexical:
-    """Index the codes of pairs by their words."""
-    return Lexical([pair.name for pair in pairs], [pair.code for pair in pairs], plus=plus)
-
-
 def lexical_blocks(
     lexical: Lexical, queries: Sequence[str], rows: int = 256
 ) -> Iterator[np.ndarray[Any, Any]]:
@@ -294,15 +279,6 @@ def choose_hybrid_weight(
         for weight, parts in counts.items()
     }
     return max(mrr, key=lambda weight: mrr[weight]), mrr
-
-
-def timed(
-    name: str, blocks: Iterable[Array], seconds: float = 0.0, target: Array | None = None
-) -> Outcome:
-    """Rank by blocks of scores as they are made; `seconds` spent before count too."""
-    start = time.perf_counter()
-    counts = counts_from_scores(blocks, target)
-    return Outcome(name, counts, seconds + time.perf_counter() - start)
 
 
 def _as_numpy(value: Array) -> np.ndarray[Any, Any]:

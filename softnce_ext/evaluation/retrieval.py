@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..encoders.text import code_text
 from ..lexical import Lexical
 from .judgements import number_urls
 
@@ -50,6 +51,13 @@ class CodeBase:
 
     def __len__(self) -> int:
         return len(self.codes)
+
+    def texts(self, name_boost: int) -> list[str]:
+        """Return the codes as an encoder reads them, each with its name so many times before it."""
+        return [
+            code_text(name, code, name_boost)
+            for name, code in zip(self.names, self.codes, strict=True)
+        ]
 
     def lexical(self, *, plus: bool) -> tuple[Lexical, float]:
         """Return the index of the codes' words, made once, and the seconds that took."""

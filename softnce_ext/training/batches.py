@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..encoders.static import tokenize
+from ..estimators.collate import ROW, RowCollator, add_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -39,6 +40,9 @@ class TokenizedPairs:
         tokenizer: Any = model.tokenizer
         return cls(tokenize(tokenizer, queries), tokenize(tokenizer, codes))
 
+    def __len__(self) -> int:
+        return len(self.columns["query"])
+
     def texts(self) -> Iterator[np.ndarray[Any, Any]]:
         """Yield the piece ids of every query, then of every code."""
         return chain.from_iterable(self.columns.values())
@@ -47,7 +51,7 @@ class TokenizedPairs:
         """Return the data set of row numbers that the trainer shuffles."""
         from datasets import Dataset
 
-        return Dataset.from_dict({"row": np.arange(len(self.columns["query"]))})
+        return Dataset.from_dict({ROW: np.arange(len(self.columns["query"]))})
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Return a batch as a static encoder's features, column by column."""
@@ -55,15 +59,19 @@ class TokenizedPairs:
 
         batch = {}
         for name, texts in self.columns.items():
-            chosen = [texts[row["row"]] for row in rows]
+            chosen = [texts[row[ROW]] for row in rows]
             ends = np.cumsum([len(text) for text in chosen])
             batch[f"{name}_input_ids"] = torch.from_numpy(np.concatenate(chosen))
             batch[f"{name}_offsets"] = torch.from_numpy(np.append(0, ends[:-1]))
-        return batch
+        return add_rows(batch, [row[ROW] for row in rows], self.columns)
+
+    def collator(self, model: SentenceTransformer) -> TokenizedPairs:
+        """Return what makes batches of rows: this."""
+        return self
 
 
 class TextPairs:
-    """Queries and codes as texts, tokenized batch by batch by the trainer's own collator.
+    """Queries and codes as texts, tokenized batch by batch.
 
     Args:
         queries: The queries.
@@ -73,11 +81,27 @@ class TextPairs:
     def __init__(self, queries: Sequence[str], codes: Sequence[str]) -> None:
         self.queries, self.codes = list(queries), list(codes)
 
+    def __len__(self) -> int:
+        return len(self.queries)
+
     def dataset(self) -> Dataset:
-        """Return the data set of texts, the query first."""
+        """Return the data set of texts and their row numbers, the query first."""
         from datasets import Dataset
 
-        return Dataset.from_dict({"query": self.queries, "code": self.codes})
+        rows = np.arange(len(self.queries))
+        return Dataset.from_dict({"query": self.queries, "code": self.codes, ROW: rows})
+
+    def collator(self, model: SentenceTransformer) -> RowCollator:
+        """Return what makes batches of rows: each column is told which side it is."""
+        from sentence_transformers.sentence_transformer.data_collator import (
+            SentenceTransformerDataCollator,
+        )
+
+        return RowCollator(
+            SentenceTransformerDataCollator(
+                model.preprocess, router_mapping={"query": "query", "code": "document"}
+            )
+        )
 
 
 TrainingPairs = TokenizedPairs | TextPairs

@@ -1,8 +1,7 @@
-"""Rank held-out pairs by everything a training run is compared with."""
+"""Rank what was trained and what it must beat; choose the hybrid's weight."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -11,22 +10,14 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from ..encoders.load import installed_model, load_model
-from ..evaluation.evaluate import (
-    Outcome,
-    choose_hybrid_weight,
-    encode_pairs,
-    hybrid_blocks,
-    lexical_blocks,
-    lexical_of,
-    timed,
-)
-from ..evaluation.ranking import mean_reciprocal_rank, score_blocks
+from ..evaluation.evaluate import Outcome, Systems, choose_hybrid_weight, evaluate_pairs
+from ..evaluation.ranking import counts_from_scores
 from ..evaluation.significance import in_words, paired_difference
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-    from ..data.pairs import Pair
+    from ..evaluation.retrieval import RetrievalTask
 
 # Of an installed encoder: what suits all-MiniLM-L6-v2 best on validation packages (MRR 0.729; with
 # 64 tokens 0.701, with 256 0.695, with a name counted 5 times 0.721).
@@ -34,20 +25,21 @@ PRETRAINED_LENGTH = 128
 PRETRAINED_NAME_BOOST = 1
 
 
-def validation_mrr(model: SentenceTransformer, pairs: Sequence[Pair], name_boost: int) -> float:
-    """Return the MRR of a model on validation pairs."""
-    return mean_reciprocal_rank(*encode_pairs(model, pairs, name_boost=name_boost))
+def task_mrr(
+    model: SentenceTransformer, task: RetrievalTask, name_boost: int, cutoff: int | None
+) -> float:
+    """Return the MRR of a model on a task."""
+    return evaluate_pairs(model, task, name_boost=name_boost).mrr(cutoff=cutoff)
 
 
-def hybrid_weight_of(model: SentenceTransformer, pairs: Sequence[Pair], name_boost: int) -> float:
-    """Return the weight of the lexical score that is best on validation pairs."""
-    vectors = encode_pairs(model, pairs, name_boost=name_boost)
-    lexical = lexical_of(pairs, plus=True)
-    queries = iter([pair.query for pair in pairs])
+def hybrid_weight_of(model: SentenceTransformer, task: RetrievalTask, name_boost: int) -> float:
+    """Return the weight of the lexical score that is best on a task."""
+    lexical, _ = task.base.lexical(plus=True)
+    queries = iter(task.queries)
     sizes: list[int] = []  # rows of the dense block that was made last
 
     def dense_blocks() -> Iterator[Any]:
-        for scores in score_blocks(*vectors):
+        for scores in Systems(model, task.base, name_boost=name_boost).dense_blocks(task.queries):
             sizes.append(len(scores))
             yield scores
 
@@ -55,12 +47,12 @@ def hybrid_weight_of(model: SentenceTransformer, pairs: Sequence[Pair], name_boo
         while sizes:
             yield lexical.scores(list(islice(queries, sizes.pop())))
 
-    return choose_hybrid_weight(dense_blocks(), lexical_blocks_alike())[0]
+    return choose_hybrid_weight(dense_blocks(), lexical_blocks_alike(), task.target)[0]
 
 
 def rank_all(
     models: Mapping[str, SentenceTransformer],
-    pairs: Sequence[Pair],
+    task: RetrievalTask,
     *,
     best: str,
     name_boost: int,
@@ -68,42 +60,47 @@ def rank_all(
     pretrained: bool = False,
     progress: bool = True,
 ) -> list[Outcome]:
-    """Rank test pairs by words, by each model, by the hybrid and by an installed encoder.
+    """Rank a task by words, by each model, by the hybrid and by an installed encoder.
 
     Args:
         models: Name -> model, in the order of the rows.
-        pairs: The test pairs: each query against all codes.
+        task: Queries and their code base.
         best: Name of the model that goes into the hybrid.
         name_boost: How often a function's name precedes its code.
         hybrid_weight: From `hybrid_weight_of`.
         pretrained: Rank a pretrained encoder too, if an installed package carries one.
         progress: Show a progress bar on stderr.
     """
-    queries = [pair.query for pair in pairs]
     found = installed_model() if pretrained else None
-    total = len(models) + 3 + (found is not None)
-    with tqdm(total=total, desc="evaluating", unit="system", disable=not progress) as bar:
-        outcomes = []
-        for name, plus in (("lexical", False), ("lexical+", True)):
-            begin = time.perf_counter()
-            lexical = lexical_of(pairs, plus=plus)
-            spent = time.perf_counter() - begin
-            outcomes.append(timed(name, lexical_blocks(lexical, queries), spent))
-            bar.update()
+    hybrid: list[Outcome] = []
+    outcomes: list[Outcome] = []
+    with tqdm(
+        total=len(models) + 3 + (found is not None),
+        desc="evaluating",
+        unit="system",
+        disable=not progress,
+    ) as bar:
+
+        def rank(model: SentenceTransformer, boost: int, *names: str) -> list[Outcome]:
+            systems = Systems(model, task.base, name_boost=boost, hybrid_weight=hybrid_weight)
+            ranked = systems.rank(
+                task.queries, lambda blocks: counts_from_scores(blocks, task.target), names
+            )
+            bar.update(len(names))
+            return ranked
+
+        outcomes += rank(models[best], name_boost, "lexical", "lexical+")
         for name, model in models.items():
-            outcome, vectors = _dense(name, model, pairs, name_boost)
-            outcomes.append(outcome)
-            bar.update()
-            if name == best:
-                blocks = hybrid_blocks(score_blocks(*vectors), lexical, queries, hybrid_weight)
-                hybrid = timed("hybrid", blocks, outcome.seconds + outcomes[1].seconds)
-        outcomes.append(hybrid)
-        bar.update()
+            both = ("dense", "hybrid") if name == best else ("dense",)
+            dense, *others = rank(model, name_boost, *both)
+            outcomes.append(replace(dense, name=name))
+            hybrid += others
+        outcomes += hybrid
         if found is not None:
             title, path = found
             model = load_model(str(path), max_length_tokens=PRETRAINED_LENGTH)
-            outcomes.append(_dense(title, model, pairs, PRETRAINED_NAME_BOOST)[0])
-            bar.update()
+            (dense,) = rank(model, PRETRAINED_NAME_BOOST, "dense")
+            outcomes.append(replace(dense, name=title))
     return outcomes
 
 
@@ -112,21 +109,24 @@ def add_seconds(outcome: Outcome, seconds: float) -> Outcome:
     return replace(outcome, seconds=outcome.seconds + seconds)
 
 
-def differences(outcomes: Sequence[Outcome], packages: Sequence[str]) -> dict[str, Any]:
-    """Return the paired differences that a reader looks for, with intervals and in words."""
-    by_name = {outcome.name: outcome for outcome in outcomes}
-    strongest = max(
-        (by_name[name] for name in ("lexical", "lexical+")),
-        key=lambda outcome: float(outcome.reciprocals().mean()),
-    )
-    asked = [("soft-infonce", "infonce"), ("soft-infonce", "lexical"), ("infonce", "lexical")]
-    asked.append(("hybrid", strongest.name))
+def differences(
+    outcomes: Sequence[Outcome], packages: Sequence[str], *, best: str, cutoff: int | None = None
+) -> dict[str, Any]:
+    """Return the paired differences that a reader looks for, with intervals and in words.
+
+    Args:
+        outcomes: From `rank_all`.
+        packages: Package of each query, which intervals resample.
+        best: Name of the model that was trained with the loss that was asked for.
+        cutoff: Ranks beyond it count as 0; None for all.
+    """
+    figures = {each.name: each.reciprocals(cutoff=cutoff) for each in outcomes}
+    strongest = max(("lexical", "lexical+"), key=lambda name: float(figures[name].mean()))
+    asked = [(best, "infonce"), (best, "lexical"), ("infonce", "lexical"), ("hybrid", strongest)]
     found = {}
-    for first, second in asked:
-        if first in by_name and second in by_name:
-            gap = paired_difference(
-                by_name[first].reciprocals(), by_name[second].reciprocals(), packages
-            )
+    for first, second in dict.fromkeys(asked):
+        if first != second and first in figures and second in figures:
+            gap = paired_difference(figures[first], figures[second], packages)
             found[f"{first} minus {second}"] = {
                 "mrr": gap.mean,
                 "low": gap.low,
@@ -134,12 +134,3 @@ def differences(outcomes: Sequence[Outcome], packages: Sequence[str]) -> dict[st
                 "words": in_words(gap.mean, gap.low, gap.high),
             }
     return found
-
-
-def _dense(
-    name: str, model: SentenceTransformer, pairs: Sequence[Pair], name_boost: int
-) -> tuple[Outcome, tuple[Any, Any]]:
-    begin = time.perf_counter()
-    vectors = encode_pairs(model, pairs, name_boost=name_boost)
-    spent = time.perf_counter() - begin
-    return timed(name, score_blocks(*vectors), spent), vectors

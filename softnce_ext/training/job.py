@@ -1,7 +1,7 @@
 """The main job: pairs, split, training, and the table that says what came of it.
 
-What is chosen (epoch, weight of the hybrid) is chosen on validation packages; the test packages
-are ranked once, at the end.
+What is chosen (epoch, weight of the hybrid) is chosen on validation data; the test data are ranked
+once, at the end.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -17,33 +17,22 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..bm25 import BM25
-from ..data.formats import read_pairs
-from ..data.manifest import apply_manifest, read_manifest
-from ..data.mining import mine_interpreter
-from ..data.split import Split, split_by_package
-from ..encoders.load import is_static, set_max_length
-from ..encoders.saved import load_encoder
-from ..encoders.static import (
-    build_static_encoder,
-    build_tokenizer,
-    init_from,
-    inverse_document_frequency,
-    tokenize,
-)
-from ..encoders.text import code_text
+from ..encoders.load import is_static
 from ..evaluation.evaluate import result_row
 from ..functional import info_nce
-from .batches import TextPairs, TokenizedPairs, TrainingPairs
-from .compare import add_seconds, differences, hybrid_weight_of, rank_all, validation_mrr
+from .batches import TrainingPairs
+from .compare import add_seconds, differences, hybrid_weight_of, rank_all, task_mrr
+from .corpus import Corpus, read_corpus, split_corpus
+from .estimator import check_teacher, find_teacher, make_estimator, needs_twin
+from .losses import make_loss
+from .model import prepare_model, remember_codes, texts_of
 from .output import check_output, save_model
-from .settings import STATIC, TrainSettings
-from .trainer import TrainingInterrupted, TrainingRun, make_loss, train_encoder
+from .settings import TrainSettings
+from .trainer import TrainingInterrupted, TrainingRun, train_encoder
 
 if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
-
-    from ..data.pairs import Pair
 
 LIBRARIES = ("torch", "sentence-transformers", "transformers", "tokenizers", "numpy")
 
@@ -56,7 +45,7 @@ class TrainingJob:
     """Trains what the settings say and compares it.
 
     Args:
-        settings: The settings; what they leave open is filled in by the kind of model.
+        settings: The settings; what they leave open is filled in by preset and kind of model.
         progress: Show progress on stderr.
     """
 
@@ -65,6 +54,9 @@ class TrainingJob:
         self.progress = progress
         self.seconds: dict[str, float] = {}
         self.saved = ""  # what the output folder holds now, in words; "" before it is written
+        self.runs: dict[str, TrainingRun] = {}
+        self.models: dict[str, SentenceTransformer] = {}
+        self.tables: dict[str, Any] = {}  # what the teacher's tables cost, by side
 
     def run(self) -> dict[str, Any]:
         """Do the job and return its report, ready for JSON.
@@ -89,127 +81,146 @@ class TrainingJob:
 
     def _run(self) -> dict[str, Any]:
         check_output(Path(self.settings.output))
-        split = self._split()
+        corpus = self._corpus()
         with self._phase("preparing"):
-            model, texts = self._prepare(split.train)
+            model, texts = prepare_model(self.settings, corpus.split.train, progress=self.progress)
             self.settings = settings = self.settings.resolved(
-                static=is_static(model), rows=len(split.train)
+                static=is_static(model), rows=len(corpus.split.train)
             )
-            untrained = copy.deepcopy(model) if settings.compare else None
+            check_teacher(settings, model)
+            self._remember(model, corpus)
+            untrained = copy.deepcopy(model) if settings.compare or needs_twin(settings) else None
             _warm_up(model.device)
-
-        with self._phase("training"):
-            run, weight = self._train_main(model, texts, split)
-        runs, models = {settings.loss: run}, {settings.loss: model}
+        twin = None
         if untrained is not None:
-            with self._phase("training the twin"):
-                twin = copy.deepcopy(untrained)
-                runs["infonce"] = self._train(twin, texts, "infonce", split.valid)
-            models = {"untrained": untrained, "infonce": twin, settings.loss: model}
+            self.models["untrained"] = untrained
+            twin = copy.deepcopy(untrained)
+        if needs_twin(settings):
+            self._train_twin(twin, texts, corpus)
+        weight = self._train_main(model, texts, corpus)
+        if twin is not None and "infonce" not in self.runs:
+            self._train_twin(twin, texts, corpus)
         with self._phase("evaluating"):
-            outcomes = rank_all(
-                models,
-                split.test,
-                best=settings.loss,
-                name_boost=settings.name_boost,
-                hybrid_weight=weight,
-                pretrained=bool(settings.compare),
-                progress=self.progress,
-            )
-            packages = [pair.package for pair in split.test]
-            rows = [
-                result_row(add_seconds(each, runs[each.name].seconds), packages)
-                if each.name in runs
-                else result_row(each, packages)
-                for each in outcomes
-            ]
-            found = differences(outcomes, packages)
-        return {
-            "results": rows,
-            "differences": found,
-            "split": split.summary,
-            "hybrid_weight": weight,
-            "training": {name: run.summary() for name, run in runs.items()},
-            "seconds": self.seconds,
-            "settings": settings.to_json(),
-            "versions": _versions(),
-        }
+            return self._report(corpus, weight)
 
-    def _split(self) -> Split:
-        settings = self.settings
-        manifest = read_manifest(settings.manifest) if settings.manifest is not None else None
+    def _corpus(self) -> Corpus:
         with self._phase("reading"):
-            if settings.data is None:
-                pairs = mine_interpreter(progress=self.progress)
-            else:
-                pairs = read_pairs(settings.data, progress=self.progress)
+            pairs, prepared = read_corpus(self.settings, progress=self.progress)
         with self._phase("splitting"):
-            if manifest is not None:
-                return apply_manifest(pairs, manifest)
-            return split_by_package(pairs)
+            return split_corpus(pairs, prepared, self.settings)
 
-    def _prepare(self, pairs: Sequence[Pair]) -> tuple[SentenceTransformer, TrainingPairs]:
-        """Return the untrained model and the training texts as it takes them."""
-        settings = self.settings
-        queries = [pair.query for pair in pairs]
-        codes = [code_text(pair.name, pair.code, settings.name_boost) for pair in pairs]
-        if settings.model != STATIC:
-            model, _ = load_encoder(settings.model)
-            set_max_length(model, settings.resolved(static=is_static(model)).code_length)
-            if is_static(model):
-                return model, TokenizedPairs.of(model, queries, codes)
-            return model, TextPairs(queries, codes)
-        settings = settings.resolved(static=True)
-        tokenizer = build_tokenizer(
-            [*queries, *codes], settings.vocab_size, max_length_tokens=settings.code_length
-        )
-        texts = TokenizedPairs(tokenize(tokenizer, queries), tokenize(tokenizer, codes))
-        idf = inverse_document_frequency(texts.texts(), tokenizer.get_vocab_size())
-        model = build_static_encoder(tokenizer, idf, settings.dimension, seed=settings.seed)
-        if settings.init is not None:
-            start, _ = load_encoder(settings.init)
-            init_from(model, start, seed=settings.seed, progress=self.progress)
-        return model, texts
+    def _remember(self, model: SentenceTransformer, corpus: Corpus) -> None:
+        boost = self.settings.name_boost or 0
+        _, codes = texts_of(corpus.split.train, boost)
+        for task in (corpus.valid, corpus.test):
+            codes += task.base.texts(boost)
+        remember_codes(model, codes, progress=self.progress)
 
     def _train_main(
-        self, model: SentenceTransformer, texts: TrainingPairs, split: Split
-    ) -> tuple[TrainingRun, float]:
-        """Train and save the model; return how it went and the hybrid's weight."""
-        try:
-            run = self._train(model, texts, self.settings.loss, split.valid)
-            kept, interrupted = "the trained model, not compared yet", False
-        except TrainingInterrupted as stop:
-            run = stop.run
-            if run.epoch == 0:
-                raise
-            interrupted = True
-            kept = f"the model after epoch {run.epoch} of {self.settings.epochs}"
-        weight = hybrid_weight_of(model, split.valid, self.settings.name_boost)
-        content = {
-            "name_boost": self.settings.name_boost,
-            "hybrid_weight": weight,
-            "code_length": self.settings.code_length,
-            "settings": self.settings.to_json(),
-            "versions": _versions(),
-        }
-        save_model(Path(self.settings.output), model, content, split, run.steps)
-        self.saved = kept
-        if interrupted:
-            raise KeyboardInterrupt
-        return run, weight
+        self, model: SentenceTransformer, texts: TrainingPairs, corpus: Corpus
+    ) -> float:
+        """Train and save the model; return the hybrid's weight."""
+        settings = self.settings
+        with self._phase("teacher"):
+            twin = self.models.get("infonce") if needs_twin(settings) else None
+            pairs = corpus.split.train
+            teacher, run = find_teacher(settings, pairs, twin, self.progress)
+            if run is not None:
+                self.runs["simcse"] = run
+            estimator, self.tables = make_estimator(
+                settings, model, pairs, teacher, progress=self.progress
+            )
+        if not self.tables and teacher is None:
+            del self.seconds["teacher"]
+        with self._phase("training"):
+            loss = make_loss(model, settings, settings.loss, estimator)
+            try:
+                run = self._train(model, loss, texts, corpus, settings.loss)
+                kept, interrupted = "the trained model, not compared yet", False
+            except TrainingInterrupted as stop:
+                run = stop.run
+                if run.epoch == 0:
+                    raise
+                interrupted = True
+                kept = f"the model after epoch {run.epoch} of {settings.epochs}"
+            assert settings.name_boost is not None
+            weight = hybrid_weight_of(model, corpus.valid, settings.name_boost)
+            content = {
+                "name_boost": settings.name_boost,
+                "hybrid_weight": weight,
+                "form": settings.form,
+                "code_length": settings.code_length,
+                "settings": settings.to_json(),
+                "versions": library_versions(),
+            }
+            save_model(Path(settings.output), model, content, corpus.split, run.steps)
+            self.saved = kept
+            if interrupted:
+                raise KeyboardInterrupt
+        self.runs[settings.loss], self.models[settings.loss] = run, model
+        return weight
+
+    def _train_twin(
+        self, twin: SentenceTransformer | None, texts: TrainingPairs, corpus: Corpus
+    ) -> None:
+        assert twin is not None
+        with self._phase("training the twin"):
+            loss = make_loss(twin, self.settings, "infonce")
+            self.runs["infonce"] = self._train(twin, loss, texts, corpus, "infonce")
+            self.models["infonce"] = twin
 
     def _train(
-        self, model: SentenceTransformer, texts: TrainingPairs, loss: str, valid: Sequence[Pair]
+        self,
+        model: SentenceTransformer,
+        loss: Any,
+        texts: TrainingPairs,
+        corpus: Corpus,
+        title: str,
     ) -> TrainingRun:
+        chosen_on = corpus.test if self.settings.select == "test" else corpus.valid
+        boost = self.settings.name_boost or 0
         return train_encoder(
             model,
-            make_loss(model, self.settings, loss),
+            loss,
             texts,
             self.settings,
-            validate=lambda: validation_mrr(model, valid, self.settings.name_boost),
-            title=f"training {loss}",
+            validate=lambda: task_mrr(model, chosen_on, boost, corpus.cutoff),
+            title=f"training {title}",
             progress=self.progress,
         )
+
+    def _report(self, corpus: Corpus, weight: float) -> dict[str, Any]:
+        settings, task = self.settings, corpus.test
+        assert settings.name_boost is not None
+        order = [name for name in ("untrained", "infonce", settings.loss) if name in self.models]
+        outcomes = rank_all(
+            {name: self.models[name] for name in order},
+            task,
+            best=settings.loss,
+            name_boost=settings.name_boost,
+            hybrid_weight=weight,
+            pretrained=bool(settings.compare),
+            progress=self.progress,
+        )
+        rows = []
+        for each in outcomes:
+            spent = self.runs[each.name].seconds if each.name in self.runs else 0.0
+            rows.append(result_row(add_seconds(each, spent), task.packages, cutoff=corpus.cutoff))
+        return {
+            "results": rows,
+            "differences": differences(
+                outcomes, task.packages, best=settings.loss, cutoff=corpus.cutoff
+            ),
+            "split": corpus.split.summary,
+            "codebase": len(task.base),
+            "cutoff": corpus.cutoff,
+            "hybrid_weight": weight,
+            "training": {name: run.summary() for name, run in self.runs.items()},
+            "teacher": self.tables,
+            "seconds": self.seconds,
+            "settings": settings.to_json(),
+            "versions": library_versions(),
+        }
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
@@ -226,6 +237,7 @@ def _warm_up(device: torch.device) -> None:
     BM25().scores([[0], [0]])
 
 
-def _versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+    """Return the versions of what decides a run's figures."""
     found = {name: version(name) for name in LIBRARIES}
     return {"softnce_ext": __version__, "python": platform.python_version(), **found}

@@ -2,88 +2,307 @@
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-import math
 from collections.abc import Mapping
-from dataclasses import Field, asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
+
+from .options import checked, option, read_yaml
+from .systems import SYSTEMS
 
 STATIC = "static"  # the model that is built here, from nothing
 
 # What None stands for, by the kind of model. The static figures were chosen on validation
 # packages; a transformer's are the usual ones of fine-tuning.
 STATIC_DEFAULTS = {"batch_size": 1024, "epochs": 2, "learning_rate": 2e-2, "code_length": 64}
+TRANSFORMER_DEFAULTS = {"batch_size": 32, "epochs": 1, "learning_rate": 2e-5, "code_length": 256}
+# With every kind of model, unless a preset says otherwise.
+COMMON_DEFAULTS = {
+    "form": "source",
+    "scoring": "cosine",
+    "name_boost": 5,
+    "warmup_epochs": 0.0,
+    "seed": 0,
+}
+SCALES = {"cosine": 20.0, "dot": 1.0}
 STEPS_PER_EPOCH = 16  # at least, while batches stay above LEAST_BATCH pairs
 LEAST_BATCH = 16
-TRANSFORMER_DEFAULTS = {"batch_size": 32, "epochs": 1, "learning_rate": 2e-5, "code_length": 256}
 
-
-def _option(
-    kind: type,
-    default: Any,
-    help: str,
-    *,
-    at_least: float | None = None,
-    above: float | None = None,
-    choices: tuple[str, ...] | None = None,
-) -> Any:
-    """Declare a setting: its type, default, description and bounds."""
-    rule = {"kind": kind, "help": help, "at_least": at_least, "above": above, "choices": choices}
-    return field(default=default, metadata=rule)
+WEIGHTED = "soft-infonce"
+UNWEIGHTED = ("infonce", "simcse")  # need no estimator
+LOSSES = (WEIGHTED, *UNWEIGHTED, "bce", "weighted-infonce", "kl", "top-k", "threshold")
+LANGUAGES = ("go", "java", "javascript", "php", "python", "ruby")
 
 
 @dataclass(frozen=True)
 class TrainSettings:
     """The settings of a training run.
 
-    Batch size, epochs, learning rate, code length and `compare` may be None until `resolved` fills
-    them in by the kind of model.
+    What is None by default is filled in by `resolved`, by the preset or the kind of model, or
+    stands for what its help says.
 
     Raises:
-        ValueError, TypeError: A value is of another type or out of range.
+        ValueError, TypeError: A value is of another type or out of range, or values do not go
+            together.
     """
 
-    model: str = _option(
-        str, STATIC, f'encoder to train: a folder, a hub name, or "{STATIC}" for one from scratch'
+    model: str | None = option(
+        "model",
+        str,
+        None,
+        f'encoder to train: a folder, a hub name, or "{STATIC}" for one from scratch '
+        f"(default: {STATIC}, or the preset's published weights)",
     )
-    init: str | None = _option(
-        str, None, "pretrained encoder that gives the static encoder's word pieces a start"
+    preset: str | None = option(
+        "model", str, None, "the paper's settings for a backbone", choices=tuple(SYSTEMS)
     )
-    data: str | None = _option(
-        str, None, "folder of source, or JSON lines (CodeSearchNet's too); default: this Python"
+    init: str | None = option(
+        "model",
+        str,
+        None,
+        "pretrained encoder that gives the static encoder's word pieces a start",
     )
-    manifest: str | None = _option(str, None, "manifest.json of an earlier run: use its split")
-    loss: str = _option(str, "soft-infonce", "the loss", choices=("soft-infonce", "infonce"))
-    estimator: str = _option(
-        str, "bm25", "what finds false negatives for soft-infonce", choices=("bm25", "none")
+    query_length: int | None = option(
+        "model",
+        int,
+        None,
+        "tokens of a query that are read (default: the preset's, else code_length)",
+        at_least=1,
     )
-    alpha: float | None = _option(
-        float, None, "how strongly similar negatives are weakened", at_least=0
+    code_length: int | None = option(
+        "model", int, None, "tokens of a text that are read", at_least=1
     )
-    beta: float | None = _option(float, None, "constant part of a negative's weight")
-    temperature: float | None = _option(float, None, "of the softmax over similarities", above=0)
-    scale: float = _option(float, 20.0, "multiplies the cosine in the loss", above=0)
-    batch_size: int = _option(int, None, "pairs per step", at_least=2)
-    epochs: int = _option(int, None, "passes over the data; the best is kept", at_least=1)
-    learning_rate: float = _option(float, None, "highest learning rate", above=0)
-    code_length: int = _option(int, None, "tokens of a text that are read", at_least=1)
-    name_boost: int = _option(int, 5, "how often a function's name precedes its code", at_least=0)
-    vocab_size: int = _option(int, 4000, "word pieces of the static encoder", at_least=100)
-    dimension: int = _option(int, 1024, "width of the static encoder", at_least=1)
-    seed: int = _option(int, 0, "of initialisation and order; the split stays the same", at_least=0)
-    compare: bool = _option(bool, None, "train an InfoNCE twin and rank an installed encoder too")
-    output: str = _option(str, "softnce-model", "folder to write the model into")
+    vocab_size: int = option("model", int, 4000, "word pieces of the static encoder", at_least=100)
+    dimension: int = option("model", int, 1024, "width of the static encoder", at_least=1)
+
+    data: str | None = option(
+        "data",
+        str,
+        None,
+        "folder of source, JSON lines (CodeSearchNet's too), what softnce prepare csn wrote, or "
+        "hf:NAME[:CONFIG] for a Hugging Face dataset (default: this Python's packages)",
+    )
+    language: str | None = option(
+        "data", str, None, "take this language of the data", choices=LANGUAGES
+    )
+    manifest: str | None = option(
+        "data", str, None, "manifest.json of an earlier run: use its split"
+    )
+    form: str | None = option(
+        "data",
+        str,
+        None,
+        "of prepared code: as it stands, or CodeSearchNet's tokens joined by blanks "
+        "(default: the preset's, else source)",
+        choices=("source", "tokens"),
+    )
+    name_boost: int | None = option(
+        "data",
+        int,
+        None,
+        "how often a function's name precedes its code (default: 5; presets 0)",
+        at_least=0,
+    )
+
+    loss: str = option("loss", str, WEIGHTED, "the loss", choices=LOSSES)
+    scoring: str | None = option(
+        "loss",
+        str,
+        None,
+        "how vectors are compared (default: cosine; presets dot, as published)",
+        choices=tuple(SCALES),
+    )
+    scale: float | None = option(
+        "loss", float, None, "multiplies the scores (default: 20 for cosine, 1 for dot)", above=0
+    )
+    top_k: int = option("loss", int, 1, "negatives that loss top-k drops from a row", at_least=0)
+    ratio: float = option(
+        "loss",
+        float,
+        0.7,
+        "loss threshold drops negatives this many times as similar as the pair itself",
+    )
+    alpha: float | None = option(
+        "loss",
+        float,
+        None,
+        "how strongly similar negatives are weakened (default: the paper's)",
+        at_least=0,
+    )
+    beta: float | None = option(
+        "loss", float, None, "constant part of a negative's weight (default: the paper's)"
+    )
+    temperature: float | None = option(
+        "loss", float, None, "of the softmax over similarities (default: the paper's)", above=0
+    )
+    alpha_scaling: str = option(
+        "loss",
+        str,
+        "none",
+        "expected: alpha grows with the expected number of false negatives in a batch",
+        choices=("none", "expected"),
+    )
+    false_negative_rate: float | None = option(
+        "loss",
+        float,
+        None,
+        "with alpha_scaling expected: false ones among a row's negatives (default: 1/31)",
+        above=0,
+        below=1,
+    )
+
+    estimator: str = option(
+        "estimator",
+        str,
+        "bm25",
+        "what tells how similar a batch's pairs are",
+        choices=("bm25", "simcse", "trained", "none"),
+    )
+    teacher: str | None = option(
+        "estimator",
+        str,
+        None,
+        "folder or name of the encoder behind estimator simcse or trained "
+        "(default: it is trained first, in the same run)",
+    )
+    teacher_mode: str = option(
+        "estimator",
+        str,
+        "frozen",
+        "online: the student itself is its teacher, as in the published code",
+        choices=("frozen", "online"),
+    )
+    init_student_from_teacher: bool = option(
+        "estimator", bool, False, "start from the teacher's weights, as the published code does"
+    )
+    teacher_dtype: str = option(
+        "estimator", str, "float32", "of the teacher's table", choices=("float32", "float16")
+    )
+    simcse_mode: str = option(
+        "estimator",
+        str,
+        "masked",
+        "reference: SimCSE attends to its padding, as in the published code",
+        choices=("masked", "reference"),
+    )
+    simcse_settings: str = option(
+        "estimator",
+        str,
+        "published",
+        "how SimCSE is trained: as the published code does, or its own authors",
+        choices=("published", "original"),
+    )
+    bm25_sides: str = option(
+        "estimator",
+        str,
+        "text-text",
+        "what BM25 compares: queries, queries with codes, or codes",
+        choices=("text-text", "text-code", "code-code"),
+    )
+    bm25_temperature: str = option(
+        "estimator",
+        str,
+        "fixed",
+        "scaled: grows with batch and text, so that the softmax stays as sharp",
+        choices=("fixed", "scaled"),
+    )
+    bm25_rules: str = option(
+        "estimator",
+        str,
+        "batch",
+        "published: word ids and mean length as the published code counts them",
+        choices=("batch", "published"),
+    )
+
+    batch_size: int | None = option("optimiser", int, None, "pairs per step", at_least=2)
+    epochs: int | None = option(
+        "optimiser", int, None, "passes over the data; the best is kept", at_least=1
+    )
+    max_steps: int | None = option("optimiser", int, None, "stop after so many steps", at_least=1)
+    learning_rate: float | None = option("optimiser", float, None, "highest learning rate", above=0)
+    warmup_epochs: float | None = option(
+        "optimiser",
+        float,
+        None,
+        "epochs in which the learning rate rises (default: 0; codebert 1)",
+        at_least=0,
+    )
+    precision: str = option(
+        "optimiser",
+        str,
+        "fp32",
+        "bf16: autocast; tf32: matrix products of an NVIDIA GPU",
+        choices=("fp32", "bf16", "tf32"),
+    )
+    seed: int | None = option(
+        "optimiser",
+        int,
+        None,
+        "of initialisation and order; the split stays the same (default: 0; presets 1234)",
+        at_least=0,
+    )
+    select: str = option(
+        "optimiser",
+        str,
+        "valid",
+        "the data the best epoch is chosen on; test, as some published code, makes figures on it "
+        "too good",
+        choices=("valid", "test"),
+    )
+    compare: bool | None = option(
+        "output", bool, None, "train an InfoNCE twin and rank an installed encoder too"
+    )
+    output: str = option("output", str, "softnce-model", "folder to write the model into")
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            value = _checked(each, getattr(self, each.name))
+            value = checked(each, getattr(self, each.name))
             object.__setattr__(self, each.name, value)
-        if self.loss == "soft-infonce" and self.estimator == "none":
-            raise ValueError("estimator must be bm25 with loss soft-infonce, got none")
-        if self.init is not None and self.model != STATIC:
-            raise ValueError(f"init is for model {STATIC} alone, got model {self.model}")
+        for wrong, rule in (
+            (
+                self.loss not in UNWEIGHTED and self.estimator == "none",
+                f"estimator must be bm25, simcse or trained with loss {self.loss}, got none",
+            ),
+            (
+                self.init is not None and not self.is_from_scratch,
+                f"init is for model {STATIC} alone, got model {self.encoder}",
+            ),
+            (
+                self.preset is not None and self.model == STATIC,
+                f"preset {self.preset} needs its backbone, got model {STATIC}",
+            ),
+            (
+                self.teacher is not None and self.estimator not in ("simcse", "trained"),
+                f"teacher is for estimator simcse or trained, got estimator {self.estimator}",
+            ),
+            (
+                self.estimator != "trained"
+                and (self.teacher_mode != "frozen" or self.init_student_from_teacher),
+                "teacher_mode online and init_student_from_teacher are for estimator trained, "
+                f"got estimator {self.estimator}",
+            ),
+            (
+                self.query_length is not None and self.preset is None,
+                f"query_length is for presets, which cut queries apart from code, got model "
+                f"{self.encoder}",
+            ),
+            (
+                self.loss == "simcse" and self.preset is not None,
+                f"preset is for code search, got preset {self.preset} with loss simcse",
+            ),
+        ):
+            if wrong:
+                raise ValueError(rule)
+
+    @property
+    def is_from_scratch(self) -> bool:
+        """Whether the static encoder is built here."""
+        return self.preset is None and self.model in (None, STATIC)
+
+    @property
+    def encoder(self) -> str:
+        """The model in words: its folder or name."""
+        return self.model or (f"of preset {self.preset}" if self.preset else STATIC)
 
     def resolved(self, *, static: bool, rows: int | None = None) -> TrainSettings:
         """Fill in what was left open, by the kind of model and the number of training rows."""
@@ -91,7 +310,11 @@ class TrainSettings:
         if rows is not None:  # few rows: smaller batches, so that an epoch has steps to learn from
             least = max(2, rows // STEPS_PER_EPOCH)
             defaults["batch_size"] = min(defaults["batch_size"], max(LEAST_BATCH, least))
-        defaults["compare"] = self.model == STATIC and self.loss == "soft-infonce"
+        defaults |= COMMON_DEFAULTS
+        if self.preset is not None:
+            defaults |= SYSTEMS[self.preset].defaults()
+        defaults["scale"] = SCALES[self.scoring or defaults["scoring"]]
+        defaults["compare"] = self.is_from_scratch and self.loss == WEIGHTED
         open_ = {name: v for name, v in defaults.items() if getattr(self, name) is None}
         return replace(self, **open_)
 
@@ -107,58 +330,6 @@ def settings_from(values: Mapping[str, Any], config: str | Path | None = None) -
         ValueError, TypeError: A name is unknown, or a value does not fit.
         OSError: The file cannot be read.
     """
-    merged = {**(_read_yaml(Path(config)) if config is not None else {}), **values}
-    return TrainSettings(**merged)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        read = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"config {path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} must hold YAML: {error}") from error
-    if read is None:
-        return {}
-    if not isinstance(read, dict):
-        raise ValueError(f"{path} must hold names and values, got {type(read).__name__}")
     known = [each.name for each in fields(TrainSettings)]
-    values = {}
-    for key, value in read.items():
-        name = str(key).replace("-", "_")
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else f"; known are {', '.join(known)}"
-            raise ValueError(f"{path} has an unknown setting {key!r}{hint}")
-        values[name] = value
-    return values
-
-
-_KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-
-
-def _checked(each: Field[Any], value: Any) -> Any:
-    """Return a setting's value in its type; raise where it breaks a rule."""
-    rule, name = each.metadata, each.name
-    if value is None and each.default is None:
-        return None
-    kind, wanted = rule["kind"], _KINDS[rule["kind"]]
-    if kind is float and not isinstance(value, bool):
-        # YAML reads 2e-2 as text, for want of a decimal point.
-        with contextlib.suppress(TypeError, ValueError):
-            value = float(value)
-    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-        raise TypeError(f"{name} must be {wanted}, got {value!r}")
-    if kind is float and not math.isfinite(value):
-        raise ValueError(f"{name} must be finite, got {value}")
-    if rule["choices"] and value not in rule["choices"]:
-        raise ValueError(f"{name} must be one of {', '.join(rule['choices'])}, got {value!r}")
-    if kind is str and not value.strip():
-        raise ValueError(f"{name} must not be empty, got {value!r}")
-    if rule["at_least"] is not None and value < rule["at_least"]:
-        raise ValueError(f"{name} must be {wanted} >= {rule['at_least']}, got {value}")
-    if rule["above"] is not None and not value > rule["above"]:
-        raise ValueError(f"{name} must be {wanted} > {rule['above']}, got {value}")
-    return value
+    read = read_yaml(Path(config), known) if config is not None else {}
+    return TrainSettings(**{**read, **values})

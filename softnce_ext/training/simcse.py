@@ -99,7 +99,7 @@ def train_simcse(
         epochs=settings.epochs,
         learning_rate=settings.learning_rate,
         seed=settings.seed,
-    )
+    ).resolved(static=False)
     pairs = TextPairs(queries, queries)
     run = train_encoder(trained, loss, pairs, options, title="training simcse", progress=progress)
     encoder.eval()

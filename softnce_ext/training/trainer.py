@@ -15,8 +15,9 @@ from sentence_transformers import SentenceTransformerTrainer, SentenceTransforme
 from tqdm import tqdm
 from transformers import PrinterCallback, TrainerCallback
 
+from ..encoders.load import is_static
 from ..sentence_transformers import SoftInfoNCELoss
-from .batches import TokenizedPairs, TrainingPairs
+from .batches import TrainingPairs
 from .settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -68,20 +69,6 @@ class TrainingRun:
         }
 
 
-def make_loss(model: SentenceTransformer, settings: TrainSettings, loss: str) -> SoftInfoNCELoss:
-    """Return the loss "soft-infonce" or "infonce" as the settings want it."""
-    if loss == "infonce":
-        return SoftInfoNCELoss(model, estimator=None, scale=settings.scale)
-    return SoftInfoNCELoss(
-        model,
-        estimator=settings.estimator,
-        scale=settings.scale,
-        alpha=settings.alpha,
-        beta=settings.beta,
-        temperature=settings.temperature,
-    )
-
-
 def train_encoder(
     model: SentenceTransformer,
     loss: SoftInfoNCELoss,
@@ -98,13 +85,14 @@ def train_encoder(
         model: The model; trained on the GPU where there is one.
         loss: Its loss.
         pairs: Tokenized pairs for a static encoder, texts for others.
-        settings: Resolved settings; batch size, epochs, learning rate and seed are read.
+        settings: Resolved settings; those of the optimiser are read.
         validate: Returns the figure, the higher the better, by which the best epoch is chosen;
             None keeps the last.
         title: Of the progress bar.
         progress: Show a progress bar on stderr.
 
     Raises:
+        ValueError: The device cannot compute in the precision asked for.
         TrainingDivergedError: The loss of a step was not finite.
         TrainingInterrupted: Ctrl-C; the model has the weights of its best epoch so far.
     """
@@ -112,11 +100,11 @@ def train_encoder(
     keeper = _KeepBest(model, run, validate)
     bar = _Bar(title, run, hidden=not progress)
     stop = _StopAfterStep()
-    collator: Any = pairs if isinstance(pairs, TokenizedPairs) else None
+    collator: Any = pairs.collator(model)
     with tempfile.TemporaryDirectory(prefix="softnce-") as scratch:
         trainer = _Trainer(
             model=model,
-            args=_arguments(settings, scratch, static=collator is not None),
+            args=_arguments(settings, scratch, len(pairs), static=is_static(model)),
             train_dataset=pairs.dataset(),
             loss=loss,
             data_collator=collator,
@@ -139,17 +127,26 @@ def train_encoder(
 
 
 def _arguments(
-    settings: TrainSettings, folder: str, *, static: bool
+    settings: TrainSettings, folder: str, rows: int, *, static: bool
 ) -> SentenceTransformerTrainingArguments:
     import torch
 
+    if settings.precision == "tf32" and not torch.cuda.is_available():
+        raise ValueError("precision tf32 needs an NVIDIA GPU, got none; bf16 and fp32 need none")
+    assert settings.batch_size is not None and settings.epochs is not None
+    assert settings.learning_rate is not None and settings.seed is not None
+    per_epoch = math.ceil(rows / settings.batch_size)
+    total = per_epoch * settings.epochs
     arguments = SentenceTransformerTrainingArguments(
         output_dir=folder,
         per_device_train_batch_size=settings.batch_size,
-        num_train_epochs=settings.epochs,
+        max_steps=min(settings.max_steps or total, total),
         learning_rate=settings.learning_rate,
         lr_scheduler_type="linear",
+        warmup_steps=round((settings.warmup_epochs or 0.0) * per_epoch),
         weight_decay=0.0,
+        bf16=settings.precision == "bf16",
+        tf32=True if settings.precision == "tf32" else None,
         # Adam's steps do not depend on the gradient's length; a static encoder needs no guard.
         max_grad_norm=0.0 if static else 1.0,
         logging_steps=1,

@@ -1,0 +1,111 @@
+"""What a run trains on, and what it is chosen and measured on: pairs, split, code bases."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from ..data.codesearchnet_files import MANIFEST
+from ..data.codesearchnet_read import Form, is_prepared, read_prepared, read_retrieval
+from ..data.formats import read_pairs
+from ..data.hub import read_hub
+from ..data.manifest import apply_manifest, read_manifest
+from ..data.mining import mine_interpreter
+from ..data.pairs import Pairs
+from ..data.split import Split, split_by_package
+from ..evaluation.ranking import PAPER_CUTOFF
+from ..evaluation.retrieval import RetrievalTask
+from .settings import TrainSettings
+
+HUB = "hf:"
+
+
+class Corpus(NamedTuple):
+    """Pairs to train on, and the tasks they are held against.
+
+    Attributes:
+        split: The pairs of the three parts.
+        valid: What epoch and hybrid weight are chosen on.
+        test: What is ranked once, at the end.
+        cutoff: Ranks beyond it count as 0 in the MRR; None for all.
+    """
+
+    split: Split
+    valid: RetrievalTask
+    test: RetrievalTask
+    cutoff: int | None
+
+
+def read_corpus(settings: TrainSettings, *, progress: bool = True) -> tuple[Pairs, Path | None]:
+    """Read the pairs the settings name.
+
+    Returns:
+        The pairs, and the folder of one language that `softnce prepare csn` wrote, if it is one.
+
+    Raises:
+        FileNotFoundError: Nothing is there.
+        ValueError: The data cannot be read, or holds nothing of the language.
+    """
+    form, prepared = _form(settings), None
+    if settings.data is None:
+        pairs = mine_interpreter(progress=progress)
+    elif settings.data.startswith(HUB):
+        pairs = read_hub(settings.data.removeprefix(HUB), progress=progress)
+    else:
+        folder = Path(settings.data)
+        if settings.language is not None and is_prepared(folder / settings.language):
+            folder = folder / settings.language
+        if is_prepared(folder):
+            pairs = read_prepared(folder, form=form)
+            prepared = folder if (folder / MANIFEST).is_file() else None
+        else:
+            pairs = read_pairs(folder, progress=progress)
+    return _of_language(pairs, settings), prepared
+
+
+def split_corpus(pairs: Pairs, prepared: Path | None, settings: TrainSettings) -> Corpus:
+    """Split pairs, and say what valid and test are ranked against.
+
+    Prepared queries are ranked against the whole code base, as in the paper; others against the
+    codes of their own part.
+
+    Raises:
+        ValueError: The pairs do not fill three parts.
+    """
+    if settings.manifest is not None:
+        split = apply_manifest(pairs, read_manifest(settings.manifest))
+        return _of_pairs(split)
+    split = split_by_package(pairs)
+    held_out = {"valid", "test"} & set(pairs.partitions.values())
+    if prepared is None or held_out != {"valid", "test"}:
+        return _of_pairs(split)
+    form = _form(settings)
+    valid = RetrievalTask.of_prepared(read_retrieval(prepared, "valid", form=form))
+    test = RetrievalTask.of_prepared(read_retrieval(prepared, "test", form=form))
+    return Corpus(split, valid, test, PAPER_CUTOFF)
+
+
+def _form(settings: TrainSettings) -> Form:
+    chosen = settings.resolved(static=settings.is_from_scratch).form
+    return "tokens" if chosen == "tokens" else "source"
+
+
+def _of_pairs(split: Split) -> Corpus:
+    valid, test = map(RetrievalTask.of_pairs, (split.valid, split.test))
+    return Corpus(split, valid, test, None)
+
+
+def _of_language(pairs: Pairs, settings: TrainSettings) -> Pairs:
+    wanted = settings.language
+    if wanted is None:
+        return pairs
+    kept = [pair for pair in pairs if pair.language == wanted]
+    if not kept:
+        found = Counter(pair.language for pair in pairs)
+        there = ", ".join(f"{name} ({count:,})" for name, count in found.most_common())
+        raise ValueError(f"language must be one of the data's, {there or 'none'}, got {wanted}")
+    if len(kept) == len(pairs):
+        return pairs
+    partitions = {pair: part for pair, part in pairs.partitions.items() if pair.language == wanted}
+    return Pairs(kept, partitions=partitions, versions=pairs.versions, report=pairs.report)

@@ -1,0 +1,124 @@
+"""The encoder that is trained, as the settings want it, and the training texts as it takes them."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..encoders.backbones import build_backbone
+from ..encoders.load import is_static, set_max_length
+from ..encoders.saved import load_encoder, local_folder
+from ..encoders.static import (
+    build_static_encoder,
+    build_tokenizer,
+    init_from,
+    inverse_document_frequency,
+    tokenize,
+)
+from ..encoders.text import code_text
+from ..estimators.cache import cache_folder
+from ..estimators.frozen import check_raw_dot
+from .batches import TextPairs, TokenizedPairs, TrainingPairs
+from .settings import TrainSettings
+from .systems import SYSTEMS
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from ..data.pairs import Pair
+
+
+def prepare_model(
+    settings: TrainSettings, pairs: Sequence[Pair], *, progress: bool = True
+) -> tuple[SentenceTransformer, TrainingPairs]:
+    """Return the untrained model and the texts of training pairs.
+
+    Raises:
+        FileNotFoundError: There is no such model.
+        ValueError: The model does not fit the settings.
+    """
+    if settings.is_from_scratch:
+        return _from_scratch(settings.resolved(static=True), pairs, progress)
+    model = _preset_model(settings, pairs) if settings.preset else load_encoder(settings.encoder)[0]
+    settings = settings.resolved(static=is_static(model))
+    if settings.preset is None:
+        assert settings.code_length is not None
+        set_max_length(model, settings.code_length)
+    queries, codes = texts_of(pairs, settings.name_boost or 0)
+    if settings.scoring == "dot":
+        check_raw_dot(model)
+    if is_static(model):
+        return model, TokenizedPairs.of(model, queries, codes)
+    model.similarity_fn_name = "cosine" if settings.scoring == "cosine" else "dot"
+    return model, TextPairs(queries, codes)
+
+
+def texts_of(pairs: Sequence[Pair], name_boost: int) -> tuple[list[str], list[str]]:
+    """Return the queries and codes of pairs as an encoder reads them."""
+    queries = [pair.query for pair in pairs]
+    return queries, [code_text(pair.name, pair.code, name_boost) for pair in pairs]
+
+
+def remember_codes(model: Any, codes: Sequence[str], *, progress: bool = True) -> None:
+    """Prepare codes once, kept in the user's cache, where the model reads more than their text."""
+    remember = getattr(model[0], "remember", None)
+    if remember is not None:
+        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        folder = cache_folder().with_name("dataflow")
+        remember(codes, folder=folder, workers=workers, progress=progress)
+
+
+def _from_scratch(
+    settings: TrainSettings, pairs: Sequence[Pair], progress: bool
+) -> tuple[SentenceTransformer, TrainingPairs]:
+    if settings.scoring == "dot":
+        raise ValueError(
+            "scoring must be cosine with a static encoder, whose vectors have length 1, got dot"
+        )
+    assert settings.name_boost is not None and settings.seed is not None
+    queries, codes = texts_of(pairs, settings.name_boost)
+    tokenizer = build_tokenizer(
+        [*queries, *codes], settings.vocab_size, max_length_tokens=settings.code_length
+    )
+    texts = TokenizedPairs(tokenize(tokenizer, queries), tokenize(tokenizer, codes))
+    idf = inverse_document_frequency(texts.texts(), tokenizer.get_vocab_size())
+    model = build_static_encoder(tokenizer, idf, settings.dimension, seed=settings.seed)
+    if settings.init is not None:
+        start, _ = load_encoder(settings.init)
+        init_from(model, start, seed=settings.seed, progress=progress)
+    return model, texts
+
+
+def _preset_model(settings: TrainSettings, pairs: Sequence[Pair]) -> SentenceTransformer:
+    """Return a preset's backbone: published or given weights, or a saved model of its kind."""
+    kind = settings.preset
+    assert kind is not None
+    folder = None if settings.model is None else local_folder(settings.model)
+    if folder is not None and (folder / "modules.json").is_file():
+        model, _ = load_encoder(str(folder))
+        if getattr(model[0], "kind", None) != kind:
+            raise ValueError(
+                f"model must be of preset {kind}, got {settings.model}, which is "
+                f"{getattr(model[0], 'kind', 'another encoder')}"
+            )
+        return model
+    system = SYSTEMS[kind]
+    options: dict[str, Any] = {
+        "query_length": settings.query_length or system.query_length,
+        "code_length": settings.code_length or system.code_length,
+    }
+    if kind == "graphcodebert":
+        options["language"] = settings.language or _only_language(pairs)
+    return build_backbone(kind, settings.model, cosine=settings.scoring == "cosine", **options)
+
+
+def _only_language(pairs: Sequence[Pair]) -> str:
+    found = Counter(pair.language for pair in pairs)
+    if len(found) != 1:
+        raise ValueError(
+            "language must be given with preset graphcodebert, which reads one, got pairs of "
+            + ", ".join(sorted(found))
+        )
+    return next(iter(found))
