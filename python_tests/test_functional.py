@@ -389,7 +389,11 @@ def test_small_last_batch_is_info_nce_with_one_warning(impl):
     z = problems.similarity("dense", 4, 4)
     with pytest.warns(RuntimeWarning, match="every weight is 1") as caught:
         loss = sx.soft_info_nce(query, code, z, **RULE, impl=impl)
-    assert len(caught) == 1
+    assert [warning.filename for warning in caught] == [__file__]
+    with pytest.warns(RuntimeWarning, match="every weight is 1") as caught:
+        sx.SoftInfoNCE(**RULE)(query, code, z)
+        sx.soft_weights(z, **RULE)
+    assert [warning.filename for warning in caught] == [__file__] * 2
     assert torch.allclose(loss, sx.info_nce(query, code, impl=impl), rtol=1e-14)
 
 

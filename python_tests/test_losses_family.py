@@ -14,7 +14,7 @@ from test_functional import graphs_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import softnce_ext as sx
-from softnce_ext import blocks, reference
+from softnce_ext import blocks, checks, reference
 
 IMPLS = ("native", "torch")
 
@@ -165,18 +165,21 @@ def test_bitwise_equal_over_repeats_and_threads(name):
             torch.set_num_threads(threads)
 
 
+class Largest(TorchDispatchMode):
+    """Keeps the size of the largest tensor made."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(tensor, torch.Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return out
+
+
 @pytest.mark.parametrize("name", FAMILY)
 def test_factors_never_become_a_matrix_in_plain_torch(name, monkeypatch):
-    class Largest(TorchDispatchMode):
-        numel = 0
-
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            out = function(*args, **(kwargs or {}))
-            for tensor in out if isinstance(out, (tuple, list)) else (out,):
-                if isinstance(tensor, torch.Tensor):
-                    self.numel = max(self.numel, tensor.numel())
-            return out
-
     monkeypatch.setattr(blocks, "BLOCK_ROWS", 16)
     query, code = problems.embeddings(160, 160, 4)
     similarity = problems.factors(160, 160)._replace()
@@ -346,6 +349,41 @@ def test_a_similarity_that_is_not_finite_is_named(impl, name):
     factors.weight.fill_(1e30)
     with pytest.raises(ValueError, match="similarity must be finite, got inf"):
         call(name, query, code, factors, impl=impl)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_search_for_what_is_not_finite_takes_a_block_at_a_time(kind, grouped, monkeypatch):
+    monkeypatch.setattr(checks, "_BLOCK_ROWS", 16)
+    n, m = 160, 170
+    similarity = problems.similarity(kind, n, m, torch.float32)
+    groups = problems.duplicate_groups(n, m, 3) if grouped else None
+    nan = torch.tensor(float("nan"))
+    with Largest() as largest:  # whose NaN is of something else
+        checks.check_finite(nan, similarity, groups, 3, False)
+    entries = max(map(len, similarity)) if kind == "factors" else 0
+    assert largest.numel <= max(16 * m, entries) < n * m
+
+    z = similarity
+    if kind == "factors":  # one term of query 100 makes its products overflow
+        similarity.query_count[similarity.query_indptr[100]] = 3e38
+        similarity.weight.fill_(3e38)
+        z = similarity.dense()
+    elif kind == "teacher":
+        similarity[0][100], similarity[1][70] = 1e20, 1e20
+        z = similarity[0] @ similarity[1].T
+    else:
+        similarity[100, 70] = float("inf")
+    allowed = ~torch.isfinite(z)
+    columns = z.shape[1]
+    allowed &= ~reference.positives(n, columns, 3, z.device)
+    if groups is not None:
+        allowed &= groups[0][:, None] != groups[1][None, :columns]
+    if kind == "factors":
+        allowed &= similarity.known(columns)
+    row, column = allowed.nonzero()[0].tolist()
+    with pytest.raises(ValueError, match=rf"finite, got inf at \[{row}, {column}\]"):
+        checks.check_finite(nan, similarity, groups, 3, False)
 
 
 @pytest.mark.parametrize("impl", IMPLS)

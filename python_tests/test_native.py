@@ -69,9 +69,34 @@ def test_a_library_others_could_have_written_is_not_loaded(built):
     folder.chmod(0o777)
     try:
         done = call(built, SOFTNCE_DISABLE_JIT="1", TMPDIR=str(built / "elsewhere"))
-        assert "SOFTNCE_DISABLE_JIT=1 forbids it" in done.stdout
+        assert "SOFTNCE_DISABLE_JIT=1 forbids it: run `softnce build` once" in done.stdout
     finally:
         folder.chmod(mode)
+
+
+WARNED = """
+import torch, warnings, softnce_ext as sx
+eye = torch.eye(3)
+rule = {"alpha": 0.5, "beta": 0.5, "temperature": 1.0}
+calls = {
+    "function": lambda: sx.soft_info_nce(eye, eye, **rule),
+    "info_nce": lambda: sx.info_nce(eye, eye),
+    "module": lambda: sx.SoftInfoNCE(**rule)(eye, eye),
+    "compiled": torch.compile(lambda: sx.info_nce(eye, eye), backend="eager", fullgraph=True),
+}
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    calls[CALL]()
+print([w.filename for w in caught if w.category is RuntimeWarning])
+"""
+
+
+@pytest.mark.parametrize("name", ["function", "info_nce", "module", "compiled"])
+def test_the_warning_of_the_torch_path_points_at_the_users_line(tmp_path, name):
+    done = call(
+        tmp_path, WARNED.replace("CALL", repr(name)), SOFTNCE_DISABLE_JIT="1", TMPDIR=str(tmp_path)
+    )
+    assert done.stdout.strip() == "['<string>']", done.stdout + done.stderr
 
 
 def test_without_a_compiler_the_torch_path_runs_with_one_warning(tmp_path):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import reference, rows
-from .factors import BM25Factors
+from .factors import BM25Factors, ByDocument
 
 BLOCK_ROWS = 512
 
@@ -128,8 +128,10 @@ def _run(
     losses = []
     grad_query = torch.empty_like(query) if needs[0] else None
     grad_code = torch.zeros_like(code) if needs[1] else None
-    factors = _Factors.of(problem, query.dtype)
-    known = None if factors is None else factors.known(code.shape[0])
+    factors, known = None, None
+    if len(problem.similarity) == 7:
+        factors = ByDocument.of(BM25Factors(*problem.similarity), query.dtype)
+        known = factors.known(code.shape[0])
     begin = 0
     while begin < n:  # not a range, which would compile one graph per n
         part = slice(begin, min(begin + BLOCK_ROWS, n))
@@ -156,70 +158,13 @@ def _run(
 
 
 def _similarity(
-    problem: Problem, factors: _Factors | None, part: slice, scores: Tensor
+    problem: Problem, factors: ByDocument | None, part: slice, scores: Tensor
 ) -> Tensor | None:
     """Return the similarities of a block of rows, [R, M], in memory of their own."""
     if not problem.similarity:
         return None
     if factors is not None:
-        return factors.block(part, scores)
+        return factors.rows(part, scores.shape[1])
     if len(problem.similarity) == 2:
         return torch.mm(problem.similarity[0][part], problem.similarity[1].T)
     return problem.similarity[0][part].to(scores.dtype, copy=True)
-
-
-class _Factors(NamedTuple):
-    """BM25's factors, the postings by document; every shape is known without looking."""
-
-    query_row: Tensor  # [Q] the query of each of its terms
-    query_term: Tensor  # [Q]
-    query_count: Tensor  # [Q]
-    term: Tensor  # [P] by document
-    weight: Tensor  # [P]
-    start: Tensor  # [K] first posting of each document
-    has_text: Tensor  # bool [K]
-    terms: int
-
-    @staticmethod
-    def of(problem: Problem, dtype: torch.dtype) -> _Factors | None:
-        if len(problem.similarity) != 7:
-            return None
-        given = BM25Factors(*problem.similarity)
-        document, order = given.document.long().sort(stable=True)
-        documents = torch.arange(given.document_length.shape[0], device=document.device)
-        return _Factors(
-            _row_of(given.query_indptr, given.query_term),
-            given.query_term.long(),
-            given.query_count.to(dtype),
-            _row_of(given.indptr, given.document)[order],
-            given.weight.to(dtype)[order],
-            torch.searchsorted(document, documents),
-            given.document_length > 0,
-            given.indptr.shape[0] - 1,
-        )
-
-    def known(self, columns: int) -> Tensor:
-        known = self.has_text.new_zeros(columns)
-        known[: self.has_text.shape[0]] = self.has_text
-        return known
-
-    def block(self, part: slice, like: Tensor) -> Tensor:
-        """Sum, for each document, the block's counts of its terms: [R, M]."""
-        row = self.query_row - part.start
-        inside = (row >= 0) & (row < like.shape[0])
-        # One row more than there are terms: a table may not be empty.
-        counts = like.new_zeros(self.terms + 1, like.shape[0])
-        place = (self.query_term, row.clamp(0, like.shape[0] - 1))
-        counts.index_put_(place, self.query_count * inside, accumulate=True)
-        sums = torch.nn.functional.embedding_bag(
-            self.term, counts, self.start, mode="sum", per_sample_weights=self.weight
-        )
-        similarity = torch.zeros_like(like)
-        similarity[:, : sums.shape[0]] = sums.T
-        return similarity
-
-
-def _row_of(indptr: Tensor, entries: Tensor) -> Tensor:
-    """Return the row of each entry of a CSR matrix."""
-    place = torch.arange(entries.shape[0], device=indptr.device)
-    return torch.searchsorted(indptr, place, right=True) - 1

@@ -6,18 +6,20 @@ import math
 import numbers
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import reference
-from .factors import BM25Factors
+from .factors import BM25Factors, ByDocument
 
 Similarity = Tensor | tuple[Tensor, Tensor] | BM25Factors | None
 Groups = tuple[Tensor, Tensor] | None
 
+_BLOCK_ROWS = 64  # of similarities that are searched for what is not finite
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -309,14 +311,39 @@ def check_rule(alpha: float, beta: float, temperature: float, min_weight: float)
     check_options(alpha=alpha, beta=beta, temperature=temperature, min_weight=min_weight)
 
 
-def warn_few_negatives(alpha: float, beta: float, negatives: int, stacklevel: int) -> None:
+def warn(message: str) -> None:
+    """Warn where this package was called from, whichever module or compiler lies between."""
+    frame: FrameType | None = sys._getframe()
+    level = 1
+    while frame is not None and _package(frame) in (__package__, "torch"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, RuntimeWarning, stacklevel=level)
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__")).partition(".")[0]
+
+
+_told: set[str] = set()
+
+
+def warn_torch_path(reason: str) -> None:
+    """Warn once of each reason why the native ops do not run; it names the cure."""
+    if reason not in _told:
+        _told.add(reason)
+        warn(f"softnce_ext runs its plain torch path: {reason}")
+
+
+# Never traced: what torch.compiler.assume_constant_result sets, without importing torch._dynamo.
+warn_torch_path._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def warn_few_negatives(alpha: float, beta: float, negatives: int) -> None:
     """Warn, outside compiled code, that a batch is too small for Eq. 4's normaliser."""
     if not torch.compiler.is_compiling():
-        warnings.warn(
+        warn(
             f"beta * negatives <= alpha ({beta} * {negatives} <= {alpha}): Eq. 4 has no positive "
-            "normaliser, every weight is 1 for this batch",
-            RuntimeWarning,
-            stacklevel=stacklevel,
+            "normaliser, every weight is 1 for this batch"
         )
 
 
@@ -336,7 +363,7 @@ def check_finite(
     # A reduced loss needs no kernel to be looked at.
     if not (math.isnan(result.item()) if result.dim() == 0 else result.detach().isnan().any()):
         return
-    known = None
+    known: Tensor | None = None
     if isinstance(similarity, BM25Factors):
         for name in ("query_count", "weight"):
             broken = (~torch.isfinite(getattr(similarity, name))).nonzero()
@@ -344,9 +371,7 @@ def check_finite(
                 raise ValueError(
                     f"similarity.{name} must be finite, at [{int(broken[0])}] it is not"
                 )
-        documents = similarity.document_length.shape[0]
-        known = similarity.known(documents)
-        similarity = similarity.dense(result.dtype)
+        known = similarity.document_length > 0
     elif isinstance(similarity, tuple):
         for side, vectors in zip(("query", "code"), similarity, strict=True):
             broken = (~torch.isfinite(vectors).all(dim=1)).nonzero()
@@ -355,19 +380,40 @@ def check_finite(
                     f"similarity's teacher {side} vectors must be finite, "
                     f"row {int(broken[0])} is not"
                 )
-        similarity = similarity[0].to(result.dtype) @ similarity[1].to(result.dtype).T
-    n, m = similarity.shape
-    judged = torch.ones(n, m, dtype=torch.bool, device=similarity.device)
-    if groups is not None:
-        judged = groups[0][:, None] != groups[1][None, :m]
-    positive = reference.positives(n, m, positive_offset, similarity.device)
-    judged = judged | positive if own else judged & ~positive
-    if known is not None:
-        judged &= known
-    similarity = similarity.to(result.dtype)  # what is finite in fp64 may not be in fp32
-    broken = (judged & ~torch.isfinite(similarity)).nonzero()
-    if len(broken):
-        row, column = broken[0].tolist()
-        raise ValueError(
-            f"similarity must be finite, got {float(similarity[row, column])} at [{row}, {column}]"
-        )
+    for part, z in _blocks(similarity, result.dtype):
+        n, m = z.shape
+        judged = torch.ones_like(z, dtype=torch.bool)
+        if groups is not None:
+            judged = groups[0][part, None] != groups[1][None, :m]
+        positive = reference.positives(n, m, positive_offset + part.start, z.device)
+        judged = judged | positive if own else judged & ~positive
+        if known is not None:
+            judged &= known
+        broken = (judged & ~torch.isfinite(z)).nonzero()
+        if len(broken):
+            row, column = broken[0].tolist()
+            raise ValueError(
+                f"similarity must be finite, got {float(z[row, column])} at "
+                f"[{part.start + row}, {column}]"
+            )
+
+
+def _blocks(
+    similarity: Tensor | tuple[Tensor, Tensor] | BM25Factors, dtype: torch.dtype
+) -> Iterator[tuple[slice, Tensor]]:
+    """Give the similarities by blocks of rows, [R, M]; what is finite may not be so in `dtype`."""
+    if isinstance(similarity, BM25Factors):
+        n, columns = len(similarity.query_indptr) - 1, len(similarity.document_length)
+        factors = ByDocument.of(similarity, dtype)
+    elif isinstance(similarity, tuple):
+        n, code = len(similarity[0]), similarity[1].to(dtype)
+    else:
+        n = len(similarity)
+    for begin in range(0, n, _BLOCK_ROWS):
+        part = slice(begin, min(begin + _BLOCK_ROWS, n))
+        if isinstance(similarity, BM25Factors):
+            yield part, factors.rows(part, columns)
+        elif isinstance(similarity, tuple):
+            yield part, similarity[0][part].to(dtype) @ code.T
+        else:
+            yield part, similarity[part].to(dtype)

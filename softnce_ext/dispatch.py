@@ -35,7 +35,7 @@ def loss(
     negatives = code.shape[0] - 1
     few = negatives > 0 and not rows.has_normaliser(rule.alpha, rule.beta, negatives)
     if soft and similarity is not None and few:
-        checks.warn_few_negatives(rule.alpha, rule.beta, negatives, stacklevel=4)
+        checks.warn_few_negatives(rule.alpha, rule.beta, negatives)
     if rule.eps > 0 and query.dtype != torch.float64:  # in fp32 1e-50 would be 0, and bound nothing
         rule = rule._replace(eps=max(rule.eps, torch.finfo(torch.float32).tiny))
 
@@ -122,7 +122,10 @@ def _use_native(impl: str, device: str) -> bool:
     # Neither torch.func's transforms nor forward-mode AD go through a custom op's autograd.
     transformed = blocks.transformed()
     if impl == "auto":
-        return not transformed and ops.ready(device)
+        reason = None if transformed else ops.unavailable(device)
+        if reason is not None and device in ("cpu", "cuda"):
+            checks.warn_torch_path(reason)
+        return not transformed and reason is None
     if transformed:
         raise RuntimeError(
             "impl='native' cannot run under torch.func or forward-mode AD: use impl='torch'"

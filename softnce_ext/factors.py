@@ -54,3 +54,60 @@ class BM25Factors(NamedTuple):
         has_text = torch.zeros(columns, dtype=torch.bool, device=self.weight.device)
         has_text[: len(self.document_length)] = self.document_length > 0
         return has_text
+
+
+class ByDocument(NamedTuple):
+    """BM25Factors made ready for blocks of rows; every shape is known without looking."""
+
+    query_row: Tensor  # [Q] the query of each of its terms
+    query_term: Tensor  # [Q]
+    query_count: Tensor  # [Q]
+    term: Tensor  # [P] by document
+    weight: Tensor  # [P]
+    start: Tensor  # [K] first posting of each document
+    has_text: Tensor  # bool [K]
+    terms: int
+
+    @staticmethod
+    def of(factors: BM25Factors, dtype: torch.dtype) -> ByDocument:
+        """Sort the postings by document; sums will be of `dtype`."""
+        document, order = factors.document.long().sort(stable=True)
+        documents = torch.arange(factors.document_length.shape[0], device=document.device)
+        return ByDocument(
+            _row_of(factors.query_indptr, factors.query_term),
+            factors.query_term.long(),
+            factors.query_count.to(dtype),
+            _row_of(factors.indptr, factors.document)[order],
+            factors.weight.to(dtype)[order],
+            torch.searchsorted(document, documents),
+            factors.document_length > 0,
+            factors.indptr.shape[0] - 1,
+        )
+
+    def known(self, columns: int) -> Tensor:
+        """Return bool [columns]: which of the codes have a similarity at all."""
+        known = self.has_text.new_zeros(columns)
+        known[: self.has_text.shape[0]] = self.has_text
+        return known
+
+    def rows(self, part: slice, columns: int) -> Tensor:
+        """Sum, for each document, its terms' counts in the queries of `part`: [R, columns]."""
+        count = part.stop - part.start
+        row = self.query_row - part.start
+        inside = (row >= 0) & (row < count)
+        # One row more than there are terms: a table may not be empty.
+        counts = self.weight.new_zeros(self.terms + 1, count)
+        place = (self.query_term, row.clamp(0, count - 1))
+        counts.index_put_(place, self.query_count * inside, accumulate=True)
+        sums = torch.nn.functional.embedding_bag(
+            self.term, counts, self.start, mode="sum", per_sample_weights=self.weight
+        )
+        similarity = counts.new_zeros(count, columns)
+        similarity[:, : sums.shape[0]] = sums.T
+        return similarity
+
+
+def _row_of(indptr: Tensor, entries: Tensor) -> Tensor:
+    """Return the row of each entry of a CSR matrix."""
+    place = torch.arange(entries.shape[0], device=indptr.device)
+    return torch.searchsorted(indptr, place, right=True) - 1

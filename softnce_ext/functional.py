@@ -322,7 +322,7 @@ def soft_weights(
     rule = rows.Rule(rows.SOFT_INFO_NCE, **numbers)
     negatives = similarity.shape[1] - 1
     if negatives > 0 and not rows.has_normaliser(rule.alpha, rule.beta, negatives):
-        checks.warn_few_negatives(rule.alpha, rule.beta, negatives, stacklevel=3)
+        checks.warn_few_negatives(rule.alpha, rule.beta, negatives)
     similarity = similarity.detach()
     if similarity.dtype != torch.float64:
         similarity = similarity.float()

@@ -54,7 +54,10 @@ def library(name: str) -> Path:
         if found is not None:
             return found
     if os.environ.get("SOFTNCE_DISABLE_JIT") == "1":
-        raise NativeUnavailable(f"{name} is not built and SOFTNCE_DISABLE_JIT=1 forbids it")
+        raise NativeUnavailable(
+            f"{name} is not built and SOFTNCE_DISABLE_JIT=1 forbids it: run `softnce build"
+            f"{' --cuda' if name == '_C_cuda' else ''}` once where it is not set"
+        )
     missing = missing_tools(name)
     if missing:
         raise NativeUnavailable(f"{missing[0]}; `softnce doctor` tells all")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import threading
-import warnings
 from typing import Any
 
 import torch
@@ -52,23 +51,9 @@ def unavailable(device_type: str) -> str | None:
     return _load(device_type == "cuda")
 
 
-def ready(device_type: str) -> bool:
-    """Tell whether the native ops run on this kind of device; warn once, with the cure, if not."""
-    reason = unavailable(device_type)
-    if reason is not None and device_type in ("cpu", "cuda"):
-        _warn_once(reason)
-    return reason is None
-
-
 # What torch.compiler.assume_constant_result sets; calling it here would import torch._dynamo, over
 # a second, into every program.
 unavailable._dynamo_marked_constant = True  # type: ignore[attr-defined]
-ready._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
-@functools.cache
-def _warn_once(reason: str) -> None:
-    warnings.warn(f"softnce_ext runs its plain torch path: {reason}", RuntimeWarning, stacklevel=5)
 
 
 def soft_info_nce(*shared: Any, mean: bool, need_grad_query: bool, need_grad_code: bool) -> Tensor:
