@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from codesearchnet_dumps import write_lists, write_zip
 from language_rows import LANGUAGES, language_rows, write_languages
 from tiny_backbones import save_tiny_backbone
 from tiny_distilbert import distilbert
 
+from softnce_ext.cli.main import main
+from softnce_ext.encoders.backbones import build_backbone
 from softnce_ext.encoders.saved import load_encoder
-from softnce_ext.training import compare, estimator
+from softnce_ext.training import compare, estimator, simcse_job
 from softnce_ext.training.job import TrainingJob
 from softnce_ext.training.settings import LOSSES, UNWEIGHTED, TrainSettings
 from softnce_ext.training.systems import SYSTEMS
@@ -44,7 +47,8 @@ def _alone(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, folder: Path
 ) -> None:
     monkeypatch.setattr(compare, "installed_model", lambda: None)
-    monkeypatch.setattr(estimator, "SIMCSE_MODEL", str(folder / "simcse"))
+    for module in (estimator, simcse_job):
+        monkeypatch.setattr(module, "SIMCSE_MODEL", str(folder / "simcse"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
@@ -89,3 +93,148 @@ def test_system_trains_end_to_end(
         for name, value in start[0].auto_model.state_dict().items()
         if name in trained
     )
+
+
+def test_prepared_language_is_ranked_against_its_whole_code_base(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dump, lists = write_zip(tmp_path, "ruby"), write_lists(tmp_path / "lists", "ruby")
+    words = ["prepare", "csn", str(dump), "--lists", str(lists), "-o", str(tmp_path / "csn")]
+    assert main([*words, "--languages", "ruby", "--allow-missing", "--no-progress"]) == 0
+    model = tmp_path / "m"
+    command = f"train --preset codebert --model {folder / 'roberta'} --data {tmp_path / 'csn'}"
+    command += f" --language ruby --estimator bm25 --bm25-rules published --output {model}"
+    command += " --epochs 1 --batch-size 2"
+    capsys.readouterr()
+    assert main(command.split()) == 0
+    shown = capsys.readouterr().out
+    assert "trained on 5 pairs" in shown and "tested on 3 queries against 7 functions" in shown
+    assert "a rank beyond 1,000 counts as 0, as in the paper" in shown
+    told = json.loads((model / "softnce.json").read_text())
+    assert told["form"] == "tokens" and told["settings"]["learning_rate"] == 1e-6
+    trained = json.loads((model / "metrics.json").read_text())
+    assert main(["evaluate", str(model), "--data", str(tmp_path / "csn" / "ruby"), "--json"]) == 0
+    evaluated = json.loads(capsys.readouterr().out)
+    mrr = {row["name"]: row["mrr"] for row in trained["results"]}
+    again = {row["name"]: row["mrr"] for row in evaluated["results"]}
+    assert again["dense"] == pytest.approx(mrr["soft-infonce"], abs=1e-6)
+
+
+@pytest.mark.parametrize("initialised", [False, True])
+@pytest.mark.parametrize("mode", ["frozen", "online"])
+def test_four_corners_of_the_trained_estimator(
+    folder: Path, tmp_path: Path, mode: str, initialised: bool
+) -> None:
+    common: dict[str, Any] = {"preset": "unixcoder", "language": "go"}
+    corner = {"teacher_mode": mode, "init_student_from_teacher": initialised}
+    report = run(folder, tmp_path / "m", **common, estimator="trained", **corner)
+    # Without a teacher of its own a run trains one first, unless the student is its teacher.
+    assert ("infonce" in report["training"]) == (mode == "frozen" or initialised)
+    assert bool(report["teacher"]) == (mode == "frozen")
+    run(folder, tmp_path / "teacher", **common, loss="infonce")
+    if mode == "frozen" or initialised:
+        corner["teacher"] = str(tmp_path / "teacher")
+    barely = {"max_steps": 1, "learning_rate": 1e-9}
+    run(folder, tmp_path / "s", **common, estimator="trained", **corner, **barely)
+    student, teacher = (load_encoder(str(tmp_path / name))[0] for name in ("s", "teacher"))
+    theirs = teacher.state_dict()
+    same = all(
+        torch.allclose(value, theirs[name], atol=1e-6)
+        for name, value in student.state_dict().items()
+    )
+    assert same == initialised
+
+
+def test_simcse_is_trained_and_used_as_a_teacher(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, data = tmp_path / "simcse", folder / "all.jsonl"
+    command = f"train --loss simcse --data {data} --language java --output {output}"
+    assert main([*command.split(), "--epochs", "1", "--batch-size", "8"]) == 0
+    assert f"--estimator simcse --teacher {output}" in capsys.readouterr().out
+    assert json.loads((output / "softnce.json").read_text())["settings"]["simcse"]["epochs"] == 1
+    for mode in ("masked", "reference"):
+        report = run(
+            folder,
+            tmp_path / mode,
+            preset="codebert",
+            language="java",
+            estimator="simcse",
+            simcse_mode=mode,
+            query_length=48,
+            teacher=str(output),
+        )
+        assert report["teacher"]["query"]["rows"] == 30
+        assert set(report["training"]) == {"soft-infonce"}
+        assert report["training"]["soft-infonce"]["mean"]["low_weights"] >= 0
+
+
+def test_second_run_finds_the_tables_and_gives_the_same_model(folder: Path, tmp_path: Path) -> None:
+    options = {"preset": "graphcodebert", "language": "php", "estimator": "trained"}
+    first, second = (run(folder, tmp_path / name, **options) for name in "ab")
+    assert [table["built"] for table in second["teacher"].values()] == [False, False]
+    assert first["results"] == [
+        {**row, "seconds": first["results"][i]["seconds"]}
+        for i, row in enumerate(second["results"])
+    ]
+    for name in ("model.safetensors", "manifest.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_settings_reach_training(folder: Path, tmp_path: Path) -> None:
+    """Scaled alpha weakens more, steps end early, the learning rate rises, bf16 is computed."""
+    options = {"preset": "unixcoder", "language": "ruby"}
+    plain = run(folder, tmp_path / "p", **options, max_steps=3, warmup_epochs=0.5)
+    lines = (tmp_path / "p/training.jsonl").read_text().splitlines()
+    steps = [json.loads(line) for line in lines]
+    rates = [step["learning_rate"] for step in steps]
+    assert rates == pytest.approx([0.0, 5e-4, 1e-3])  # the highest one after half of an epoch
+    half = run(folder, tmp_path / "h", **options, max_steps=3, warmup_epochs=0.5, precision="bf16")
+    means = [each["training"]["soft-infonce"]["mean"]["loss"] for each in (plain, half)]
+    assert means[0] != means[1] and means[1] == pytest.approx(means[0], rel=0.05)
+    rule = {"alpha_scaling": "expected", "false_negative_rate": 0.5, "temperature": 5.0}
+    fixed = run(folder, tmp_path / "f", **options, temperature=5.0)
+    scaled = run(folder, tmp_path / "s", **options, **rule)
+    low = [each["training"]["soft-infonce"]["mean"]["low_weights"] for each in (fixed, scaled)]
+    assert low[0] < low[1]
+
+
+def test_epoch_is_chosen_on_test_where_that_is_asked_for(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = f"train --preset codebert --model {folder / 'roberta'} --language python --epochs 1"
+    command += f" --data {folder / 'all.jsonl'} --output {tmp_path / 'm'} --select test"
+    assert main([*command.split(), "--batch-size", "8"]) == 0
+    assert "the epoch was chosen on the test data" in capsys.readouterr().out
+    report = json.loads((tmp_path / "m/metrics.json").read_text())
+    row = next(each for each in report["results"] if each["name"] == "soft-infonce")
+    assert report["training"]["soft-infonce"]["validation_mrr"] == [pytest.approx(row["mrr"])]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"preset": "graphcodebert"}, "language must be given with preset graphcodebert"),
+        ({"preset": "codebert", "language": "java", "data": "go"}, "language must be one of the "),
+        ({"preset": "codebert", "model": "nowhere"}, "nowhere"),
+        ({"preset": None, "model": "codebert", "scoring": "dot"}, "scoring must be cosine"),
+        ({"preset": "unixcoder", "model": "codebert"}, "model must be of preset unixcoder, got"),
+        ({"preset": "unixcoder", "estimator": "trained", "scoring": "cosine"}, "temperature must"),
+        ({"preset": "codebert", "precision": "tf32"}, "precision tf32 needs an NVIDIA GPU"),
+        ({"preset": "codebert", "teacher": "x", "estimator": "simcse"}, "model x: there is no"),
+    ],
+)
+def test_bad_settings_end_with_a_sentence_and_nothing_is_written(
+    folder: Path, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    write_languages(folder / "go", "go")
+    (folder / "go").rename(folder / "go.jsonl")
+    if not (folder / "saved").exists():
+        build_backbone("codebert", folder / "roberta", cosine=True).save(str(folder / "saved"))
+    known = {"go": folder / "go.jsonl", "codebert": folder / "saved"}
+    for name in ("model", "data"):
+        if options.get(name) in known:
+            options = {**options, name: str(known[options[name]])}
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        run(folder, tmp_path / "m", **options)
+    assert not (tmp_path / "m").exists()

@@ -14,6 +14,8 @@ import numpy as np
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+    from ..data.codesearchnet_read import Form
+
 SETTINGS_FILE = "softnce.json"
 
 _HUB_NAME = re.compile(r"(?!.*(?:--|\.\.))\w[\w.-]*/(?:\w|\w[\w.-]*\w)")
@@ -35,7 +37,7 @@ class EncoderSettings:
     # The best for all-MiniLM-L6-v2 on 700 functions of sympy, mypy and datasets: MRR 0.78, against
     # 0.74 by its vectors alone and 0.75 with a weight of 1.
     hybrid_weight: float = 0.3
-    form: str = "source"
+    form: Form = "source"
 
 
 def load_encoder(name: str) -> tuple[SentenceTransformer, EncoderSettings]:

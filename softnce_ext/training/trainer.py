@@ -146,6 +146,8 @@ def _arguments(
         warmup_steps=round((settings.warmup_epochs or 0.0) * per_epoch),
         weight_decay=0.0,
         bf16=settings.precision == "bf16",
+        # Without it the library takes bf16 for a wish that only a GPU can meet.
+        use_cpu=settings.precision == "bf16" and not torch.accelerator.is_available(),
         tf32=True if settings.precision == "tf32" else None,
         # Adam's steps do not depend on the gradient's length; a static encoder needs no guard.
         max_grad_norm=0.0 if static else 1.0,
