@@ -15,8 +15,8 @@
 //                     Pneg the softmax of s over the negatives alone
 // A column without a similarity has weight 1, target 0, and is never dropped.
 //
-// NaN travels: every comparison below is written so that a NaN operand comes out as NaN. std::max
-// and std::min are avoided for that reason.
+// NaN travels, that of a masked column's score too: every comparison below is written so that a NaN
+// operand comes out as NaN. std::max and std::min are avoided for that reason.
 #pragma once
 
 #include <cmath>

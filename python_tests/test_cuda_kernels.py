@@ -176,6 +176,40 @@ def test_bad_score_makes_its_row_nan(place, kind, bad):
     assert loss.isnan().tolist() == gradient.isnan().any(1).tolist() == wanted
 
 
+CASES = [
+    *itertools.product(PLACES, ["soft"], ["none", "dense"]),
+    *itertools.product(ANY, FAMILY, ["dense", "factors"]),
+]
+
+
+@pytest.mark.parametrize("place, name, kind", CASES)
+@pytest.mark.parametrize("all_masked", [False, True])
+def test_a_nan_score_counts_in_a_masked_column_too(place, name, kind, all_masked):
+    function, options = FAMILY[name] if kind != "none" else ("soft_info_nce", rule_of("none"))
+    problem = Problem(5, 43, kind, masked=True)
+    problem.scores[2, 41] = float("nan")
+    query_groups, code_groups = problem.groups
+    query_groups[2] = code_groups[41]
+    if all_masked:
+        code_groups.fill_(query_groups[2])
+    loss, gradient = problem.run(function, place, **options)
+    assert loss.isnan().tolist() == gradient.isnan().any(1).tolist() == [i == 2 for i in range(5)]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("kind", ["none", "dense"])
+def test_a_nan_score_counts_beside_a_weight_of_zero(place, kind):
+    problem = Problem(5, 43, kind)
+    problem.scores[2, 41] = float("nan")
+    options = rule_of(kind)
+    if kind == "dense":  # column 41 has all of the softmax
+        problem.similarity[2] = 0
+        problem.similarity[2, 41] = 1000
+        options = options | {"min_weight": 0.0}
+    loss, gradient = problem.run("soft_info_nce", place, **options)
+    assert loss.isnan().tolist() == gradient.isnan().any(1).tolist() == [i == 2 for i in range(5)]
+
+
 @pytest.mark.parametrize("place", ANY)
 @pytest.mark.parametrize("name", ["soft", "top_k", "threshold", "bce"])
 def test_no_index_of_the_factors_is_trusted(place, name):

@@ -397,6 +397,40 @@ def test_a_nan_score_is_a_nan_loss_of_its_row_alone(impl, name):
 
 
 @pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("name", [*FAMILY, "info_nce"])
+@pytest.mark.parametrize("left_out", ["masked", "all masked", "dropped"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_nan_score_counts_in_a_column_that_is_left_out_too(impl, name, left_out, kind):
+    query, code = problems.embeddings(3, 24, 4, torch.float32)
+    with torch.no_grad():
+        code[20] = float("nan")
+    rule, groups, similarity = {}, None, problems.similarity(kind, 3, 24, torch.float32)
+    if left_out != "dropped":  # its score and the gradient's product with 0 are NaN anyway
+        groups = torch.zeros(3).long(), (torch.arange(24) == 7 * (left_out == "masked")).long()
+        groups[1][0] = 0
+    elif name == "soft":
+        rule = {"alpha": 100.0, "beta": 0.5, "temperature": 0.01, "min_weight": 0.0}
+        similarity = torch.zeros(3, 24)
+        similarity[:, 20] = 1.0
+    elif name == "top_k":
+        rule = {"k": 30}
+    elif name == "threshold":
+        rule = {"ratio": -1e9} if kind != "factors" else {"ratio": 0.0}
+    if name == "info_nce":
+        loss = sx.info_nce(query, code, groups=groups, impl=impl, reduction="none")
+        wanted = sx.reference.soft_info_nce(query, code, groups=groups, reduction="none", **RULE)
+    else:
+        function = FAMILY[name][0]
+        options = {**FAMILY[name][1], **rule, "groups": groups, "reduction": "none"}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="beta")
+            loss = getattr(sx, function)(query, code, similarity, impl=impl, **options)
+        wanted = getattr(reference, function)(query, code, similarity, **options)
+    assert loss.isnan().all() and wanted.isnan().all()
+    assert torch.autograd.grad(loss.sum(), query)[0].isnan().all()
+
+
+@pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("name", FAMILY)
 def test_a_learnable_scale_and_frozen_sides(impl, name):
     query, code = problems.embeddings(5, 6, 4)

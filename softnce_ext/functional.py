@@ -62,7 +62,8 @@ def soft_info_nce(
         The loss, 0-d or [N], in fp32 (fp64 for fp64 inputs). A row without negatives has loss 0; a
         row with ``beta * negatives <= alpha``, up to a millionth, has weights 1: plain InfoNCE. A
         code that BM25Factors has no text for has weight 1, and is left out of the softmax and of
-        the count that Eq. 4 is about. A NaN in a row's scores makes its loss NaN.
+        the count that Eq. 4 is about. A NaN in a row's scores, in a column left out too, makes its
+        loss NaN.
 
     Raises:
         ValueError, TypeError: an argument breaks a rule above, or (on the CPU) a negative's

@@ -192,7 +192,7 @@ def bce(
     batch = _batch(query, code, similarity, scale, positive_offset, groups)
     target = _targets(batch, temperature)
     counts = batch.positive | batch.negative
-    scores = batch.scores.masked_fill(~counts, _MINUS_INFINITY)
+    scores = _without(batch.scores, ~counts)
     log_z = torch.logsumexp(scores, dim=1, keepdim=True)
     log_p = scores - log_z
     # 1 - P_ij as a difference for all columns but the largest, as the sum of the others for it:
@@ -223,7 +223,7 @@ def weighted_info_nce(
     batch = _batch(query, code, similarity, scale, positive_offset, groups)
     target = _targets(batch, temperature)
     counts = batch.positive | batch.negative
-    log_p = torch.log_softmax(batch.scores.masked_fill(~counts, _MINUS_INFINITY), dim=1)
+    log_p = torch.log_softmax(_without(batch.scores, ~counts), dim=1)
     if eps > 0:
         log_p = torch.log(log_p.exp() + eps)
     terms = target * torch.where(target == 0, torch.zeros_like(log_p), log_p)  # 0 * -inf = 0
@@ -248,12 +248,10 @@ def kl_regularized_info_nce(
     log_share = log_shares(batch.similarity, batch.negative & batch.known, temperature)
     share = log_share.exp()
     counts = batch.positive | batch.negative
-    log_p = torch.log_softmax(batch.scores.masked_fill(~counts, _MINUS_INFINITY), dim=1)
+    log_p = torch.log_softmax(_without(batch.scores, ~counts), dim=1)
     # A row without negatives keeps its scores: a softmax over nothing is NaN.
     lonely = ~batch.negative.any(dim=1, keepdim=True)
-    log_p_negative = torch.log_softmax(
-        batch.scores.masked_fill(~batch.negative & ~lonely, _MINUS_INFINITY), dim=1
-    )
+    log_p_negative = torch.log_softmax(_without(batch.scores, ~batch.negative & ~lonely), dim=1)
     ratio = torch.where(share == 0, torch.zeros_like(share), log_share - log_p_negative)
     divergence = (share * ratio).sum(dim=1)  # 0 log 0 = 0
     return reduce(-info_nce_weight * log_p[batch.positive] + kl_weight * divergence, reduction)
@@ -308,6 +306,11 @@ def _negatives(positive: Tensor, groups: Groups | None) -> Tensor:
     return ~positive & (groups[0][:, None] != groups[1][None, :])
 
 
+def _without(scores: Tensor, gone: Tensor) -> Tensor:
+    """Return the scores with -inf where they are to count for nothing; a NaN always counts."""
+    return scores.masked_fill(gone & ~scores.isnan(), _MINUS_INFINITY)
+
+
 def _broken(similarity: Tensor, judged: Tensor) -> Tensor:
     """Tell which rows have a similarity among `judged` that is NaN or infinite, bool [N, 1]."""
     return (judged & ~torch.isfinite(similarity)).any(dim=1, keepdim=True)
@@ -321,7 +324,7 @@ def _targets(batch: _Batch, temperature: float) -> Tensor:
 def _cancelled(batch: _Batch, dropped: Tensor, broken: Tensor, reduction: str) -> Tensor:
     """Cross-entropy over the positive and the negatives that are not dropped."""
     gone = dropped | ~(batch.positive | batch.negative)
-    loss = torch.logsumexp(batch.scores.masked_fill(gone, _MINUS_INFINITY), dim=1)
+    loss = torch.logsumexp(_without(batch.scores, gone), dim=1)
     loss = loss - batch.scores[batch.positive]
     lost = broken[:, 0] & batch.negative.any(dim=1)
     return reduce(loss.masked_fill(lost, float("nan")), reduction)

@@ -72,7 +72,7 @@ def _cross_entropy(rule: Rule, block: Block, need_gradient: bool) -> tuple[Tenso
     if block.similarity is not None:
         scores += _weights(rule, block).log_()  # a weight of 0 is a bias of -inf
     elif block.masked is not None:
-        scores.masked_fill_(block.masked, _MINUS_INFINITY)
+        scores.masked_fill_(block.masked & ~scores.isnan(), _MINUS_INFINITY)
     # log(1 + sum_j w_j exp(s_j - s_p)): a loss near zero keeps its relative accuracy.
     scores.sub_(own).scatter_(1, positive, _MINUS_INFINITY)
     loss = torch.logaddexp(torch.logsumexp(scores, dim=1, keepdim=True), own - own)
@@ -200,10 +200,10 @@ def _log_shares(rule: Rule, block: Block) -> tuple[Tensor, Tensor | float]:
 
 
 def _counting_scores(block: Block) -> Tensor:
-    """Return the scores with -inf for masked columns, whose P is then exactly 0."""
+    """Return the scores with -inf for masked columns, whose P is then exactly 0; NaN stays."""
     if block.masked is None:
         return block.scores
-    return block.scores.masked_fill_(block.masked, _MINUS_INFINITY)
+    return block.scores.masked_fill_(block.masked & ~block.scores.isnan(), _MINUS_INFINITY)
 
 
 class _Peak(NamedTuple):

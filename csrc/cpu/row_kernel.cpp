@@ -42,8 +42,8 @@ SOFTNCE_INLINE T run_cross_entropy(const Row<T>& row, const Rule& rule) {
         max_columns<T>(columns, [&](int64_t j) { return w[j] == T(0) ? -kInfinity<T> : s[j]; });
     largest = positive_score > largest ? positive_score : largest;
     negatives = sum_columns<T>(columns, [&](int64_t j) {
-      // Its score may be anything: NaN, or above the largest.
-      return s[j] = w[j] * exp_nonpositive(w[j] == T(0) ? -kInfinity<T> : s[j] - largest);
+      const T below = s[j] - largest;  // NaN stays; a column of weight 0 may lie above
+      return s[j] = w[j] * exp_nonpositive(below > T(0) ? T(0) : below);
     });
   }
   const T gap = largest - positive_score;
@@ -63,7 +63,9 @@ SOFTNCE_INLINE T run_row(const Row<T>& row, const Rule& rule) {
   const int64_t negatives = count_negatives(row);
   // A row without negatives: nothing to learn, whatever its similarities hold.
   if (negatives == 0) {
-    const T score = row.scores[row.positive];
+    const T* s = row.scores;
+    const bool has_nan = count_columns(row.columns, [&](int64_t j) { return s[j] != s[j]; }) > 0;
+    const T score = has_nan ? kNan<T> : s[row.positive];
     const T gap = score - score;  // NaN for a NaN or infinite score, else 0
     if (row.need_gradient)
       for (int64_t j = 0; j < row.columns; ++j) row.scores[j] = gap;

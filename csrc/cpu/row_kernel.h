@@ -23,7 +23,8 @@ struct Row {
   bool need_gradient;
 };
 
-// Each returns the row's loss: NaN where a score or a similarity is NaN, or a similarity infinite.
+// Each returns the row's loss: NaN where a score is NaN, in a masked column too, or a negative's
+// similarity NaN or infinite.
 struct RowKernels {
   float (*f32)(const Row<float>&, const Rule&);
   double (*f64)(const Row<double>&, const Rule&);

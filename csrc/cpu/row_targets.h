@@ -1,7 +1,7 @@
 // The losses with soft targets, one row each: targets 1 for the positive, S for the negatives.
 //
 // Each begins with log S in row.weights, -inf where S = 0 by definition, and -inf in the scores of
-// masked columns, whose P is then exactly 0.
+// masked columns, whose P is then exactly 0; a NaN stays one there.
 #pragma once
 
 #include "sweeps.h"
@@ -38,8 +38,10 @@ void hide_masked_scores(const Row<T>& row) {
   if (row.code_groups == nullptr) return;
   const T own = row.scores[row.positive];
 #pragma omp simd
-  for (int64_t j = 0; j < row.columns; ++j)
-    row.scores[j] = row.code_groups[j] == row.group ? -kInfinity<T> : row.scores[j];
+  for (int64_t j = 0; j < row.columns; ++j) {
+    const T s = row.scores[j];
+    row.scores[j] = row.code_groups[j] == row.group && s == s ? -kInfinity<T> : s;
+  }
   row.scores[row.positive] = own;
 }
 

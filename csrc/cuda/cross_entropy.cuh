@@ -5,8 +5,8 @@
 // (-inf for a weight of 0), and without similarities only the last two. Scores are read from memory
 // once, similarities once, the gradient is written once.
 //
-// A NaN score, and a NaN or infinite similarity, of a negative makes the row's loss and gradient
-// NaN. A column that is no negative may hold any similarity, and one of weight 0 any score.
+// A NaN score, and a NaN or infinite similarity of a negative, makes the row's loss and gradient
+// NaN. A column that is no negative may hold any similarity.
 #pragma once
 
 #include "cancel.cuh"
@@ -42,6 +42,12 @@ __device__ __forceinline__ typename R::T exponentiate_similarities(const R& row,
   return group_sum(row.group, sum);
 }
 
+// The biased score of a column of weight 0: -inf, where it is not NaN.
+template <typename T>
+__device__ __forceinline__ T left_out(T score) {
+  return score == score ? -kInfinity<T> : score;
+}
+
 // Scores, read for the only time, into biased ones: bias(s, the column's value, column). Returns
 // the largest.
 template <class R, typename Bias>
@@ -50,7 +56,8 @@ __device__ __forceinline__ typename R::T bias_scores(const R& row, Bias bias) {
   T largest = -kInfinity<T>;
   row.template sweep<R::kFromMemory>(
       0, row.end, [&](int32_t i) { return row.load_scores(i); },
-      [&](int32_t i, const Vector<T>& s) {
+      [&](int32_t i, Vector<T> s) {
+        row.clear_padding(i, s);
         Vector<T> v = row.load_values(i);
 #pragma unroll
         for (int l = 0; l < R::kWidth; ++l) {
@@ -74,7 +81,7 @@ __device__ __forceinline__ typename R::T bias_softly(const R& row) {
   line.slope /= exponentiate_similarities(row, seen.largest);
   return bias_scores(row, [&](T s, T share, int32_t) {
     const T w = share < T(0) ? T(share == kShareUnknown<T>) : weight(line, share);
-    return w == T(0) ? -kInfinity<T> : s + log_weight(w);
+    return w == T(0) ? left_out(s) : s + log_weight(w);
   });
 }
 
@@ -85,7 +92,7 @@ __device__ __forceinline__ typename R::T bias_top_k(const R& row) {
   return bias_scores(row, [&](T s, T z, int32_t column) {
     if (z == kUnknown<T>) return s;
     if (z != z) return z;
-    return z == kNoNegative<T> || is_dropped(dropped, z, column) ? -kInfinity<T> : s;
+    return z == kNoNegative<T> || is_dropped(dropped, z, column) ? left_out(s) : s;
   });
 }
 
@@ -96,9 +103,9 @@ __device__ __forceinline__ typename R::T bias_below(const R& row) {
   row.group.sync();  // all threads have read the positive's own before it is marked
   mark_similarities(row);
   return bias_scores(row, [&](T s, T z, int32_t) {
-    if (z == kNoNegative<T>) return z;
+    if (z == kNoNegative<T>) return left_out(s);
     if (bound != bound || z != z) return kNan<T>;
-    return z == kUnknown<T> || z < bound ? s : -kInfinity<T>;
+    return z == kUnknown<T> || z < bound ? s : left_out(s);
   });
 }
 
@@ -117,7 +124,7 @@ __device__ __forceinline__ typename R::T mask_scores(const R& row) {
       });
   if (row.block.code_groups != nullptr) {
     largest = -kInfinity<T>;
-    row.mark_masked([&](T s) { largest = larger(largest, s); });
+    row.template mark_masked<true>([&](T s) { largest = larger(largest, s); });
   }
   return group_max(row.group, largest);
 }

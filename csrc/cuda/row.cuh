@@ -107,8 +107,17 @@ struct Row {
       if (i + l >= span.count || i + l == positive) v.at[l] = kNoNegative<T>;
   }
 
-  // kNoNegative over the row's masked columns; f(value) of each that stays a negative.
-  template <typename F>
+  // 0 over the padding of the vector at i, which may hold anything.
+  __device__ __forceinline__ void clear_padding(int32_t i, Vector<T>& v) const {
+    if (i + kWidth <= span.count) return;
+#pragma unroll
+    for (int l = 0; l < kWidth; ++l)
+      if (i + l >= span.count) v.at[l] = 0;
+  }
+
+  // kNoNegative over the row's masked columns, with kKeepNan not over a NaN; f(value) of each that
+  // stays.
+  template <bool kKeepNan, typename F>
   __device__ __forceinline__ void mark_masked(F f) const {
     const int64_t group_of_query = block.query_groups[index];
     const int64_t* const groups = block.code_groups + span.begin;
@@ -117,7 +126,8 @@ struct Row {
         [&](int32_t i, Vector<T> v) {
 #pragma unroll
           for (int l = 0; l < kWidth; ++l) {
-            if (i + l < span.count && groups[i + l] == group_of_query) v.at[l] = kNoNegative<T>;
+            const bool masked = i + l < span.count && groups[i + l] == group_of_query;
+            if (masked && !(kKeepNan && v.at[l] != v.at[l])) v.at[l] = kNoNegative<T>;
             if (v.at[l] != kNoNegative<T>) f(v.at[l]);
           }
           store_values(i, v);

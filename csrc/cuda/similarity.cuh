@@ -133,7 +133,7 @@ __device__ __forceinline__ Seen<typename R::T> mark_similarities(const R& row) {
   Seen<T> seen = dense ? mark_dense(row) : mark_postings(row);
   if (grouped) {
     seen = {-kInfinity<T>, 0};
-    row.mark_masked([&](T z) {
+    row.template mark_masked<false>([&](T z) {
       if (z == kUnknown<T>) return;
       ++seen.known;
       seen.largest = larger(seen.largest, z);

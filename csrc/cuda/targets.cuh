@@ -68,13 +68,15 @@ __device__ __forceinline__ TargetRow<R> load_targets(const R& row, typename R::T
   row.template sweep<1>(
       0, row.end, [&](int32_t i) { return row.load_scores(i); },
       [&](int32_t i, Vector<T> s) {
+        row.clear_padding(i, s);
         Vector<T> v = row.load_values(i);
 #pragma unroll
         for (int l = 0; l < R::kWidth; ++l) {
           const T z = v.at[l];
           const bool negative = z != kNoNegative<T>;
           negatives += negative;
-          if (!negative && i + l != row.positive) s.at[l] = -kInfinity<T>;
+          const bool counts = negative || i + l == row.positive;
+          if (!counts && s.at[l] == s.at[l]) s.at[l] = -kInfinity<T>;  // a NaN stays one
           v.at[l] = z == kUnknown<T> || !negative
                         ? -kInfinity<T>
                         : (z - seen.largest) * row.block.inverse_temperature;
@@ -236,12 +238,16 @@ __device__ __forceinline__ void run_kl(const TargetRow<R>& targets) {
   targets.finish(result.info_nce + alpha * divergence);
 }
 
-// Nothing to learn, whatever the similarities hold; NaN for a positive that is NaN or infinite.
+// Nothing to learn, whatever the similarities hold; NaN for a score that is NaN, and for an
+// infinite positive.
 template <class R>
 __device__ __forceinline__ void run_lonely(const TargetRow<R>& targets) {
   using T = typename R::T;
   const R& row = targets.row;
-  const T gap = row.positive_score - row.positive_score;
+  T nans = 0;
+  targets.for_columns([&](int32_t, T& s, T&) { nans += s != s ? T(1) : T(0); });
+  const T score = group_sum(row.group, nans) > T(0) ? kNan<T> : row.positive_score;
+  const T gap = score - score;
   targets.for_columns([&](int32_t, T&, T& v) { v = gap; });
   const bool has_eps = row.block.rule.objective == Objective::kWeightedInfoNCE;
   targets.finish(finish_row<T>(T(0), T(1), gap, has_eps ? row.block.eps : T(0)).loss);
