@@ -122,7 +122,8 @@ def differences(
     """
     figures = {each.name: each.reciprocals(cutoff=cutoff) for each in outcomes}
     strongest = max(("lexical", "lexical+"), key=lambda name: float(figures[name].mean()))
-    asked = [(best, "infonce"), (best, "lexical"), ("infonce", "lexical"), ("hybrid", strongest)]
+    asked = [(best, "infonce"), (best, "untrained"), ("infonce", "untrained")]
+    asked += [(best, "lexical"), ("infonce", "lexical"), ("hybrid", strongest)]
     found = {}
     for first, second in dict.fromkeys(asked):
         if first != second and first in figures and second in figures:
