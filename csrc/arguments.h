@@ -8,6 +8,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <limits>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -67,6 +68,13 @@ inline ScalarType accumulate_type(ScalarType type) {
 // underflows in fp16 where a GradScaler would have saved it.
 inline ScalarType gradient_type(ScalarType type) {
   return type == ScalarType::Half ? ScalarType::Float : type;
+}
+
+// A size or stride as BLAS takes it.
+inline int blas_int(int64_t value) {
+  STD_TORCH_CHECK(value <= std::numeric_limits<int>::max(),
+                  "a matrix product's sizes must be below 2^31, got ", value);
+  return static_cast<int>(value);
 }
 
 inline void check_matrix(const Tensor& tensor, int64_t rows, int64_t columns, const Tensor& like,

@@ -66,6 +66,29 @@ def test_bf16_inputs_err_no_more_than_eager_multiplied_as_they_are_or_converted(
     assert set(answers) == {"True"}
 
 
+LARGE = """
+import torch
+import softnce_ext as sx
+
+far = torch.randn(8).bfloat16().as_strided((1, 8), (2**31 + 5, 1)).requires_grad_()
+code = torch.randn(3, 8).bfloat16()
+results = []
+for query in (far, far.detach().clone().requires_grad_()):
+    loss = sx.info_nce(query, code, impl="native")
+    results.append([loss.detach(), torch.autograd.grad(loss, query)[0]])
+print(all(torch.equal(a, b) for a, b in zip(*results)))
+wide = torch.empty(1, 2**31, dtype=torch.bfloat16)  # 4 GiB that nobody touches
+try:
+    sx.info_nce(wide, wide, impl="native")
+except RuntimeError as error:
+    print("sizes must be below 2^31, got 2147483648" in str(error))
+"""
+
+
+def test_bf16_sizes_beyond_an_int_are_refused_and_a_stride_of_one_row_is_none():
+    assert printed(LARGE, SOFTNCE_CPU_BF16="1") == ["True", "True"]
+
+
 NARROW = """
 import resource
 import torch

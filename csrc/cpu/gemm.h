@@ -47,9 +47,13 @@ struct Bf16Matrix {
   explicit Bf16Matrix(const Tensor& t)
       : data(static_cast<const uint16_t*>(t.const_data_ptr())),
         transpose(t.stride(1) == 1 ? 111 : 112),
-        // A matrix of one row may have any stride; CBLAS wants a row's length at least.
-        stride(static_cast<int>(t.stride(1) == 1 ? std::max(t.stride(0), t.size(1))
-                                                 : std::max(t.stride(1), t.size(0)))) {}
+        stride(t.stride(1) == 1 ? stride_of(t, 0) : stride_of(t, 1)) {}
+
+  // From row to row along `dim`. One row may have any, but CBLAS wants its length at least.
+  static int stride_of(const Tensor& t, int64_t dim) {
+    const int64_t length = std::max<int64_t>(t.size(1 - dim), 1);
+    return blas_int(t.size(dim) > 1 ? std::max(t.stride(dim), length) : length);
+  }
 };
 
 // out = alpha * a @ b + beta * out; beta = 0 never reads out. fp32 `out` where a and b are bf16.
@@ -57,11 +61,11 @@ inline void gemm(const Tensor& out, const Tensor& a, const Tensor& b, double alp
   if (a.scalar_type() == ScalarType::BFloat16) {
     const Bf16Matrix left(a), right(b);
     constexpr int kRowMajor = 101;
-    cblas_gemm_bf16bf16f32(kRowMajor, left.transpose, right.transpose, static_cast<int>(a.size(0)),
-                           static_cast<int>(b.size(1)), static_cast<int>(a.size(1)),
-                           static_cast<float>(alpha), left.data, left.stride, right.data,
-                           right.stride, static_cast<float>(beta), out.mutable_data_ptr<float>(),
-                           static_cast<int>(out.stride(0)));
+    cblas_gemm_bf16bf16f32(kRowMajor, left.transpose, right.transpose, blas_int(a.size(0)),
+                           blas_int(b.size(1)), blas_int(a.size(1)), static_cast<float>(alpha),
+                           left.data, left.stride, right.data, right.stride,
+                           static_cast<float>(beta), out.mutable_data_ptr<float>(),
+                           blas_int(out.stride(0)));
     return;
   }
   STD_TORCH_CHECK(aoti_torch_cpu_addmm_out(out.get(), out.get(), a.get(), b.get(), beta, alpha) ==

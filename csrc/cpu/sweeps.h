@@ -22,7 +22,8 @@ constexpr T kInfinity = std::numeric_limits<T>::infinity();
 template <typename T>
 constexpr T kNan = std::numeric_limits<T>::quiet_NaN();
 
-// exp(x) for x <= 0, relative error below 2e-7; exactly 0 below -87.7, where float turns subnormal.
+// exp(x) for x <= 0, relative error below 2e-7; exactly 0 below -87.68, which is 2^-126.5: of the
+// subnormals, which begin at -87.34 or 2^-126, only the largest come out.
 // Cephes' reduction x = n log 2 + r and degree-5 polynomial, after S. Moshier, "Methods and
 // Programs for Mathematical Functions" (1989); branch-free, so that a loop over it vectorises.
 SOFTNCE_INLINE float exp_nonpositive(float x) {

@@ -9,7 +9,6 @@
 #include <library_types.h>
 
 #include <cstdint>
-#include <limits>
 
 #include "../arguments.h"
 
@@ -58,10 +57,10 @@ class Blas {
       beta_pointer = &beta;
     }
     // cuBLAS is column-major: it sees every matrix transposed, so out^T = b^T a^T is what it does.
-    check(api_.gemm_ex(handle_, b.transposed, a.transposed, to_int(out.columns), to_int(out.rows),
-                       to_int(a.columns), alpha_pointer, b.data, data_type(b.type), stride(b),
-                       a.data, data_type(a.type), stride(a), beta_pointer, out.data,
-                       data_type(out.type), stride(out),
+    check(api_.gemm_ex(handle_, b.transposed, a.transposed, blas_int(out.columns),
+                       blas_int(out.rows), blas_int(a.columns), alpha_pointer, b.data,
+                       data_type(b.type), stride(b), a.data, data_type(a.type), stride(a),
+                       beta_pointer, out.data, data_type(out.type), stride(out),
                        is_double ? kCompute64F
                        : tf32    ? kCompute32FFastTF32
                                  : kCompute32F,
@@ -118,14 +117,8 @@ class Blas {
     }
   }
 
-  static int to_int(int64_t value) {
-    STD_TORCH_CHECK(value <= std::numeric_limits<int>::max(),
-                    "a matrix product's sizes must be below 2^31, got ", value);
-    return static_cast<int>(value);
-  }
-
   static int stride(const Matrix& m) {
-    return m.stride > 0 ? to_int(m.stride) : 1;  // cuBLAS refuses 0, also for an empty matrix
+    return m.stride > 0 ? blas_int(m.stride) : 1;  // cuBLAS refuses 0, also for an empty matrix
   }
 
   static void check(int status, const char* name) {
