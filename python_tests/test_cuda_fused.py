@@ -155,12 +155,13 @@ def test_step_with_factors_or_a_cancellation_equals_the_oracle(dtype, loss, kind
     check(batch.run(), batch.wanted(), dtype)
 
 
-@pytest.mark.parametrize("dtype", NAMES)
-@pytest.mark.parametrize("tiles", TILES)
+@pytest.mark.parametrize(
+    ("dtype", "tiles"),
+    # fp32 has no fine tiles.
+    [(d, t) for d in NAMES for t in TILES if d != torch.float32 or t % 10 == 0],
+)
 @pytest.mark.parametrize("blocks", [1, 4])
 def test_every_tiling_equals_the_oracle(dtype, tiles, blocks):
-    if dtype == torch.float32 and tiles % 10:
-        pytest.skip("fp32 has one kind of tile")
     batch = Batch((37, 90, 136, 40), "teacher", dtype, True)
     check(batch.run(tiles=(tiles, tiles), blocks=blocks), batch.wanted(), dtype)
 
