@@ -51,6 +51,7 @@ class Size:
         capture = self.device == "cuda" and len(self.problem.query) <= graph_rows
         clocks_of["gemms"] = clocks.make_clock(run, self.device, capture=capture)
         for name in self.steps:
+            progress(f"{name}: held to the truth and weighed")
             reason = self._check(name, wanted)
             if reason is not None:
                 self.absent[name] = reason
@@ -58,12 +59,14 @@ class Size:
         clocks.free()
         for name in list(self.facts)[1:]:
             own = contenders.CONTENDERS[name].own_graphs
+            progress(f"{name}: its clock is made")
             try:
                 clocks_of[name] = clocks.make_clock(
                     self.steps[name], self.device, capture=capture and not own
                 )
             except RuntimeError as error:
                 self.absent[name] = clocks.first_line(error)
+        progress(f"{len(clocks_of)} contenders in turn, {repeats} rounds")
         times, failed = clocks.take_turns(clocks_of, repeats, budget_s)
         self.absent |= failed
         self.facts = {
@@ -115,6 +118,11 @@ class Size:
         return figures
 
 
+def progress(text: str) -> None:
+    """Say what is being done, beside the results: a size may take minutes."""
+    print(f"  ... {text}", file=sys.stderr, flush=True)
+
+
 def show(entry: dict[str, Any]) -> None:
     print(
         f"N = M = {entry['rows']}, D = {entry['dimension']}, {entry['similarity']}, "
@@ -127,7 +135,7 @@ def show(entry: dict[str, Any]) -> None:
         if "wall_ms" in row:
             line += f"  wall {row['wall_ms']:.4f} ms, {row['clock']}"
         if "peak_mib" in row:
-            line += f"  peak {row['peak_mib']:.1f} MiB"
+            line += f"  peak {1024 * row['peak_mib']:,.0f} KiB"
         print(line)
     for name, reason in entry["absent"].items():
         print(f"  {name:24s} not measured: {reason}")
@@ -227,6 +235,7 @@ def main() -> int:
                 "contenders": {},
                 "absent": {},
             }
+            progress(f"N = M = {rows}, {kind}")
             try:
                 dtype = getattr(torch, args.dtype)
                 problem = make_problem(rows, args.dimension, kind, dtype, args.device)

@@ -61,8 +61,9 @@ def write(path: str | None, name: str, results: Any, *, quiet: bool = False) -> 
 def _commit() -> str:
     root = str(Path(__file__).resolve().parent.parent)
     commit = os.environ.get("COMMIT") or _said("git", "-C", root, "rev-parse", "--short", "HEAD")
-    # The results themselves are written by this run and by those before it.
-    others = ("--", ".", ":!benchmarks/results", ":!README.md")
+    # The results are written by this run and by those before it; a file git does not know of yet is
+    # no change of what is measured.
+    others = ("--untracked-files=no", "--", ".", ":!benchmarks/results", ":!README.md")
     if commit and _said("git", "-C", root, "status", "--porcelain", *others):
         commit += "-dirty"
     return commit or "unknown"

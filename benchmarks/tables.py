@@ -216,7 +216,73 @@ def difference() -> str:
     return "\n".join([*lines, "", f"{where(data)}; `python benchmarks/bench_train.py`."])
 
 
+def evaluation() -> str:
+    data = load("evaluation_cpu")
+    found = data["results"]
+    lines = [[name, f"{row['time_s']:.1f} s"] for name, row in found["contenders"].items()]
+    lines[-1][0] += f", extrapolated from {found['published_extrapolated_from']} queries"
+    mib = [found["peak_resident_mib"], found["published_memory_mib"]]
+    foot = (
+        f"{found['queries']:,} queries against {found['codes']:,} codes of width "
+        f"{found['dimension']}: {found['beyond_gemm_s']:.1f} s beyond the products, {mib[0]:.0f} MiB "
+        f"resident with the vectors; a full sort holds {mib[1]:.0f} MiB of scores and order."
+    )
+    last = f"{where(data)}; `python benchmarks/bench_evaluation.py`."
+    return "\n".join([*table(["ranking a code base", "time"], lines), "", foot, last])
+
+
+def finetune() -> str:
+    data = load("finetune")
+    found = data["results"]
+    names = dict.fromkeys(run["name"] for run in found["runs"])
+    lines = []
+    for name in names:
+        mrr = [f"{run['mrr']:.4f}" for run in found["runs"] if run["name"] == name]
+        over = {
+            gap["second"]: gap["over_seeds"]["words"]
+            for gap in found["differences"]
+            if gap["first"] == name
+        }
+        lines.append([name, ", ".join(mrr), over.get("zero-shot", ""), over.get("infonce", "")])
+    head = ["", "MRR of each seed", "minus zero-shot", "minus infonce"]
+    return "\n".join(
+        [
+            *table(head, lines),
+            "",
+            f"{found['model']}, {found['steps']} steps of {found['settings']['batch_size']} of "
+            f"{found['train_pairs']:,} pairs; {found['test_queries']:,} queries of "
+            f"{found['test_packages']} unseen packages; intervals over packages, of each query's "
+            "mean over the seeds.",
+            f"{where(data)}; `python benchmarks/bench_finetune.py`.",
+        ]
+    )
+
+
+def estimators() -> str:
+    data = load("estimators_cpu")
+    found = data["results"]
+    words = {
+        "bm25": "in-batch BM25",
+        "simcse": "SimCSE, from its table",
+        "trained": "trained model, from its tables",
+        "online": "the student's own vectors",
+        "live": "trained model run in every step",
+    }
+    lines = [
+        [words[name], f"{each['extra_ms']:.2f} ms", f"{100 * each['share']:.2f} %"]
+        for name, each in found["estimators"].items()
+    ]
+    head = ["estimator", "added to a step", "of InfoNCE's step"]
+    foot = (
+        f"6 layers of 384, batch {found['rows']}, {found['step_ms']:.0f} ms a step; {where(data)}"
+    )
+    return "\n".join([*table(head, lines), "", f"{foot}; `python benchmarks/bench_estimators.py`."])
+
+
 BLOCKS = {
+    "finetune": finetune,
+    "estimators": estimators,
+    "evaluation": evaluation,
     "difference": difference,
     "train": train,
     "search": search,
