@@ -224,8 +224,9 @@ def evaluation() -> str:
     mib = [found["peak_resident_mib"], found["published_memory_mib"]]
     foot = (
         f"{found['queries']:,} queries against {found['codes']:,} codes of width "
-        f"{found['dimension']}: {found['beyond_gemm_s']:.1f} s beyond the products, {mib[0]:.0f} MiB "
-        f"resident with the vectors; a full sort holds {mib[1]:.0f} MiB of scores and order."
+        f"{found['dimension']}: {found['beyond_gemm_s']:.1f} s beyond the products, "
+        f"{mib[0]:.0f} MiB resident with the vectors; a full sort holds {mib[1]:.0f} MiB of "
+        "scores and order."
     )
     last = f"{where(data)}; `python benchmarks/bench_evaluation.py`."
     return "\n".join([*table(["ranking a code base", "time"], lines), "", foot, last])
