@@ -1,0 +1,68 @@
+"""What the benchmarks' result files say of themselves."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MACHINE = Path(__file__).resolve().parent.parent / "benchmarks" / "machine.py"
+
+
+@pytest.mark.parametrize(
+    ("changed", "dirty"),
+    [
+        ((), False),
+        (("benchmarks/results/loss_cpu.json", "README.md"), False),
+        (("notes.txt", "benchmarks/results/new.json"), False),  # git does not know them
+        (("benchmarks/results/loss_cpu.json", "code.py"), True),
+    ],
+)
+def test_the_commit_is_dirty_where_what_is_measured_was_changed(tmp_path, changed, dirty):
+    def run(*command: str) -> str:
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    shutil.copy(MACHINE, tmp_path / "benchmarks")
+    for name in ("benchmarks/results/loss_cpu.json", "README.md", "code.py"):
+        (tmp_path / name).write_text("before")
+    who = ("-c", "user.name=nobody", "-c", "user.email=nobody@localhost")
+    run("git", "init", "-q")
+    run("git", "add", ".")
+    run("git", *who, "commit", "-q", "-m", "all")
+    for name in changed:
+        (tmp_path / name).write_text("after")
+    code = "import os, machine; os.environ.pop('COMMIT', None); print(machine._commit())"
+    said = run(sys.executable, "-B", "-c", f"import sys; sys.path[:0] = ['benchmarks']; {code}")
+    assert said == run("git", "rev-parse", "--short", "HEAD") + ("-dirty" if dirty else "")
+
+
+def test_the_loss_benchmark_says_what_it_does_and_small_peaks_in_full(tmp_path):
+    script = MACHINE.with_name("bench_loss.py")
+    options = [
+        "--rows",
+        "64",
+        "--dimension",
+        "8",
+        "--repeats",
+        "3",
+        "--contenders",
+        "native",
+        "--similarity",
+        "none",
+    ]
+    done = subprocess.run(
+        [sys.executable, str(script), *options, "--json", str(tmp_path / "loss.json")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert re.search(r"  native .* peak [1-9]\d* KiB", done.stdout)
+    steps = [line for line in done.stderr.splitlines() if line.startswith("  ... ")]
+    assert steps[:2] == ["  ... N = M = 64, none", "  ... native: held to the truth and weighed"]
+    assert steps[-1] == "  ... 2 contenders in turn, 3 rounds"
