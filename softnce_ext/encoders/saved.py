@@ -50,7 +50,7 @@ def load_encoder(name: str) -> tuple[SentenceTransformer, EncoderSettings]:
         FileNotFoundError: There is no such model.
         ValueError: softnce.json does not hold what it should.
     """
-    from .load import installed_model, load_model
+    from .load import load_model
 
     settings = read_settings(Path(name))
     folder = local_folder(name)
@@ -60,11 +60,24 @@ def load_encoder(name: str) -> tuple[SentenceTransformer, EncoderSettings]:
         except FileNotFoundError:
             if folder == Path(name):  # else the cache holds a part of it
                 raise
-    if not _HUB_NAME.fullmatch(name) and name not in (installed_model() or ()):
+    check_model_name(name)
+    return load_model(name), settings
+
+
+def check_model_name(name: str) -> None:
+    """Refuse a name that can be no model's, before any work is done for it.
+
+    Raises:
+        FileNotFoundError: There is no such folder or installed model, nor has the hub such names.
+    """
+    from .load import installed_model
+
+    if Path(name).exists() or _HUB_NAME.fullmatch(name) or name in (installed_model() or ()):
+        return
+    if local_folder(name) is None:
         raise FileNotFoundError(
             f"model {name}: there is no such folder, nor a model of that name on this machine"
         )
-    return load_model(name), settings
 
 
 def local_folder(name: str) -> Path | None:

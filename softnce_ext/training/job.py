@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..bm25 import BM25
 from ..encoders.load import is_static
+from ..encoders.saved import check_model_name
 from ..evaluation.evaluate import result_row
 from ..functional import info_nce
 from .batches import TrainingPairs
@@ -27,7 +28,7 @@ from .estimator import check_teacher, find_teacher, make_estimator, needs_twin
 from .losses import make_loss
 from .model import prepare_model, remember_codes, texts_of
 from .output import check_output, save_model
-from .settings import TrainSettings
+from .settings import STATIC, TrainSettings
 from .trainer import TrainingInterrupted, TrainingRun, train_encoder
 
 if TYPE_CHECKING:
@@ -81,6 +82,9 @@ class TrainingJob:
 
     def _run(self) -> dict[str, Any]:
         check_output(Path(self.settings.output))
+        for name in (self.settings.model, self.settings.init, self.settings.teacher):
+            if name is not None and name != STATIC:
+                check_model_name(name)
         corpus = self._corpus()
         with self._phase("preparing"):
             model, texts = prepare_model(self.settings, corpus.split.train, progress=self.progress)
@@ -109,7 +113,9 @@ class TrainingJob:
         with self._phase("splitting"):
             return split_corpus(pairs, prepared, self.settings)
 
-    def _remember(self, model: SentenceTransformer, corpus: Corpus) -> None:
+    def _remember(self, model: Any, corpus: Corpus) -> None:
+        if not hasattr(model[0], "remember"):
+            return
         boost = self.settings.name_boost or 0
         _, codes = texts_of(corpus.split.train, boost)
         for task in (corpus.valid, corpus.test):
