@@ -203,6 +203,8 @@ def check_groups(groups: Groups, query: Tensor, code: Tensor) -> None:
 
 def check_number(name: str, value: Any) -> Any:
     """Refuse what is no finite number; return it as one of Python's own."""
+    if type(value) is float and -sys.float_info.max <= value <= sys.float_info.max:
+        return value  # at once: small batches are soon done
     number = _plain(value)
     if isinstance(number, bool) or not isinstance(
         number, (int, float, torch.SymFloat, torch.SymInt)
