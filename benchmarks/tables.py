@@ -166,7 +166,13 @@ def share() -> str:
     foot = [where_cuda(data) if d == "cuda" else where(data) for d, data in found.items()]
     foot += ["CUDA: not measured"] * ("cuda" not in found)
     return "\n".join(
-        [*table(head, lines), "", f"{'; '.join(foot)}; `python benchmarks/bench_share.py`."]
+        [
+            *table(head, lines),
+            "",
+            "All of the loss's side: everything of SoftInfoNCELoss but the encoder, forward and "
+            "backward (duplicates, BM25, normalisation, statistics, the loss).",
+            f"{'; '.join(foot)}; `python benchmarks/bench_share.py`.",
+        ]
     )
 
 
