@@ -350,7 +350,7 @@ def test_bad_arguments_get_one_sentence(student: Any, simcse: Any, tmp_path: Pat
         SoftInfoNCELoss(student, estimator)
     cached = SimCSEEstimator(simcse)
     cached.cache(QUERIES, folder=tmp_path)
-    with pytest.raises(ValueError, match="sentence_features must hold row"):
+    with pytest.raises(ValueError, match="column 1 of the batch must have row numbers"):
         cached([student.preprocess(QUERIES[:3])])
 
 

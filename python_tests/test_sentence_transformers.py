@@ -184,6 +184,9 @@ def test_card_and_citation(model: Any) -> None:
         "min_weight": 0.1,
         "normalize": True,
         "mask_duplicates": True,
+        "symmetric": False,
+        "exclude_hard_negatives": False,
+        "gather_across_devices": False,
     }
     assert SoftInfoNCELoss(model, None).get_config_dict()["estimator"] is None
     assert "Rethinking Negative Pairs in Code Search" in SoftInfoNCELoss(model).citation

@@ -78,6 +78,8 @@ class InBatchBM25:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
         self.special_ids = np.array(sorted(set(special_ids)), dtype=np.int64)
         self.sides = sides
+        # How many columns of features are read, None: all; others need not be gathered over ranks.
+        self.columns_read = 1 if sides == "text-text" else None
         self.temperature = temperature
         self.bm25 = BM25(k1=k1, b=b, variant=variant, avgdl=avgdl)
 
@@ -158,15 +160,19 @@ def token_ids(features: Features) -> TokenIds:
     """Return a column's texts as flat token ids, without padding.
 
     Args:
-        features: `input_ids` [N, L] with `attention_mask` [N, L], or a static encoder's flat
-            `input_ids` [T] with `offsets` [N].
+        features: `input_ids` [N, L] with `attention_mask` [N, L], a static encoder's flat
+            `input_ids` [T] with `offsets` [N], or unpadded `input_ids` [1, T] with
+            `cu_seq_lens_q` [N + 1].
 
     Raises:
-        ValueError: The features are neither.
+        ValueError: The features are none of these.
     """
     if "input_ids" not in features:
         raise ValueError(f"sentence_features must hold input_ids, got {sorted(features)}")
     ids = features["input_ids"].detach().cpu().numpy()
+    if "cu_seq_lens_q" in features:
+        offsets = features["cu_seq_lens_q"].detach().cpu().numpy()
+        return TokenIds(ids.reshape(-1), offsets.astype(np.int64))
     if ids.ndim == 1 and "offsets" in features:
         offsets = features["offsets"].detach().cpu().numpy()
         return TokenIds(ids, np.append(offsets, len(ids)).astype(np.int64))

@@ -2,13 +2,17 @@
 
 A feature of a column is what the batch holds under ``<column>_<feature>``; the trainer hands it to
 the loss, and the loss to the estimator. `softnce_ext.sentence_transformers.SoftInfoNCELoss` keeps
-both features from the model it trains.
+both features from the model it trains. Row numbers need no collator of ours: in the data set's
+column `label` they reach the loss as its labels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ROW = "row"  # int64 [N]: the row numbers in the data set, and in a table made of it
 TEXT = "text"  # list of N texts
@@ -37,6 +41,30 @@ def model_features(features: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in features.items() if name not in (ROW, TEXT)}
 
 
+def add_labels(
+    columns: Sequence[dict[str, Any]], labels: Tensor | None
+) -> Sequence[dict[str, Any]]:
+    """Return a batch's columns with the row numbers that came as the data set's column `label`.
+
+    Args:
+        columns: Features of the queries, of their codes and of further codes.
+        labels: int [N], the number of each row, or [N, 1 + k], that and those of the rows the k
+            further codes are of. Anything else, and labels beside row numbers that are there
+            already, is left alone.
+    """
+    if labels is None or labels.is_floating_point() or any(ROW in column for column in columns):
+        return columns
+    numbers = labels[:, None] if labels.dim() == 1 else labels
+    if numbers.shape[1:] == (1,):
+        given = [numbers[:, 0]] * 2
+    elif numbers.shape[1:] == (len(columns) - 1,):
+        given = [numbers[:, 0], *numbers.unbind(1)]
+    else:
+        return columns
+    named = [{**column, ROW: each} for column, each in zip(columns, given, strict=False)]
+    return [*named, *columns[len(named) :]]
+
+
 class RowCollator:
     """Takes the column `row` (a number) of a data set of texts out of the rows, and carries it on.
 
@@ -59,7 +87,9 @@ class RowCollator:
         self.valid_label_columns: Sequence[str] = getattr(collator, "valid_label_columns", ())
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return the batch of rows, with row numbers, and on wish texts, in each column.
+        """Return the batch of rows: row numbers in the first two columns, on wish texts in each.
+
+        Further columns of codes have no row numbers: they are other rows' codes.
 
         Raises:
             ValueError: A row has no number.
@@ -70,7 +100,7 @@ class RowCollator:
         others = [{name: value for name, value in row.items() if name != ROW} for row in rows]
         batch = self.collator(others)
         columns = [name for name in others[0] if name not in self.valid_label_columns]
-        add_rows(batch, numbers, columns)
+        add_rows(batch, numbers, columns[:2])
         if self.texts:
             for column in columns:
                 batch[f"{column}_{TEXT}"] = [row[column] for row in others]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -46,6 +47,12 @@ def duplicate_groups(columns: Sequence[TokenIds]) -> tuple[Array, Array]:
             twin = first_of.get(text)
             codes.append(len(codes) if twin is None else groups[twin])
     return np.array(groups, dtype=np.int64), np.array(codes, dtype=np.int64)
+
+
+def fingerprints(texts: TokenIds) -> Array:
+    """Return 128 bits of each text, int64 [N, 2]: of other ranks' texts no more need be known."""
+    digests = [hashlib.blake2b(text, digest_size=16).digest() for text in _texts(texts)]
+    return np.frombuffer(b"".join(digests), dtype=np.int64).reshape(-1, 2)
 
 
 def count_masked(query_groups: Array, code_groups: Array) -> int:

@@ -29,6 +29,7 @@ class _EncoderEstimator:
     """What the two share: an encoder, and tables of its vectors."""
 
     preset = ""
+    by_row = True  # a text's vector is its own: on many ranks each encodes its texts alone
 
     def __init__(self, model: Any) -> None:
         self.encoder = None if model is None else FrozenEncoder(_loaded(model))
@@ -61,11 +62,14 @@ class _EncoderEstimator:
         self.tables[side] = cached_table(encode, texts, identity, **options)
         return self.tables[side]
 
-    def _row_vectors(self, side: str, features: Features) -> Tensor:
+    def _row_vectors(self, side: str, columns: Sequence[Features], place: int) -> Tensor:
+        features = columns[place]
         if ROW not in features:
             raise ValueError(
-                f"sentence_features must hold {ROW}, the row numbers of the table (see "
-                f"softnce_ext.estimators.collate), got {sorted(features)}"
+                f"column {place + 1} of the batch must have row numbers for the teacher's table: "
+                'an int column "label" of the data set, [N], or [N, 1 + k] with the row each of k '
+                "negatives is the code of (under another name it would be read as a text), or "
+                f"softnce_ext.estimators.collate's RowCollator; got {sorted(features)}"
             )
         return self.tables[side].take(features[ROW]).to(_device(features))
 
@@ -106,7 +110,7 @@ class SimCSEEstimator(_EncoderEstimator):
         """Return the queries' unit vectors twice: their products are [N, N] cosines."""
         features = sentence_features[0]
         if "query" in self.tables:
-            vectors = self._row_vectors("query", features)
+            vectors = self._row_vectors("query", sentence_features, 0)
         elif TEXT in features:
             vectors = self.encode(features[TEXT])
         elif self.mode == "masked":
@@ -219,7 +223,9 @@ class TeacherEstimator(_EncoderEstimator):
     def __call__(self, sentence_features: Sequence[Features]) -> Pair:
         """Return the vectors of queries [N, D] and of codes [M, D], without gradient.
 
-        With tables, only the codes of the first column of codes: others have no row number.
+        Raises:
+            ValueError, IndexError: A column has no row numbers for the tables, or the tables no
+                such rows.
         """
         if self.mode == "online":
             if self._student is None:
@@ -231,9 +237,10 @@ class TeacherEstimator(_EncoderEstimator):
                 ]
             return found[0], torch.cat(found[1:])
         if self.tables:
-            sides = zip(("query", "code"), sentence_features, strict=False)
-            query, code = (self._row_vectors(side, features) for side, features in sides)
-            return query, code
+            query = self._row_vectors("query", sentence_features, 0)
+            places = range(1, len(sentence_features))
+            codes = [self._row_vectors("code", sentence_features, place) for place in places]
+            return query, torch.cat(codes)
         device = _device(sentence_features[0])
         found = [
             self._vectors(features, "code" if i else "query").to(device)

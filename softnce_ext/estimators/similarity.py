@@ -57,8 +57,56 @@ def compared_columns(similarity: Similarity) -> int:
     return similarity[1].shape[0] if isinstance(similarity, tuple) else similarity.shape[1]
 
 
+def take_rows(similarity: Similarity, rows: slice) -> Similarity:
+    """Return the similarities of some of the queries."""
+    if not isinstance(similarity, BM25Factors):
+        if isinstance(similarity, Tensor):
+            return similarity[rows]
+        return similarity[0][rows], similarity[1]
+    indptr = similarity.query_indptr[rows.start : rows.stop + 1]
+    terms = slice(int(indptr[0]), int(indptr[-1]))
+    return similarity._replace(
+        query_indptr=indptr - indptr[0],
+        query_term=similarity.query_term[terms],
+        query_count=similarity.query_count[terms],
+    )
+
+
+def transposed(similarity: Similarity, columns: int) -> Similarity:
+    """Return the similarities of the first `columns` codes, [columns, N], with the queries."""
+    if isinstance(similarity, Tensor):
+        return similarity[:, :columns].T
+    if not isinstance(similarity, BM25Factors):
+        return similarity[1][:columns], similarity[0]
+    queries, terms = len(similarity.query_indptr) - 1, len(similarity.indptr) - 1
+    document, order = similarity.document.long().sort(stable=True)
+    known = document < columns
+    document, order = document[known], order[known]
+    term = torch.repeat_interleave(similarity.indptr.diff())[order]
+    query = torch.repeat_interleave(similarity.query_indptr.diff())
+    query_term, by_term = similarity.query_term.long().sort(stable=True)
+    return BM25Factors(
+        _starts(document, columns),
+        term.int(),
+        similarity.weight[order],
+        _starts(query_term, terms),
+        query[by_term].int(),
+        similarity.query_count[by_term],
+        torch.ones(queries, dtype=torch.int64, device=query.device),
+    )
+
+
+def _starts(numbers: Tensor, count: int) -> Tensor:
+    """Return where each of 0 to `count` begins in ascending numbers, int64 [count + 1]."""
+    return torch.searchsorted(numbers, torch.arange(count + 1, device=numbers.device))
+
+
 def widen(
-    similarity: Similarity, columns: int, temperature: float, groups: Groups | None
+    similarity: Similarity,
+    columns: int,
+    temperature: float,
+    groups: Groups | None,
+    positive_offset: int = 0,
 ) -> Similarity:
     """Add codes whose weight is 1, up to `columns`; BM25Factors need none.
 
@@ -69,7 +117,7 @@ def widen(
     if missing == 0 or isinstance(similarity, BM25Factors):
         return similarity
     parts = []
-    for logits, count in negative_logits(similarity, groups, temperature):
+    for logits, count in negative_logits(similarity, groups, temperature, None, positive_offset):
         mean = temperature * (torch.logsumexp(logits, 1) - count.log())
         parts.append(torch.where(count > 0, mean, 0.0))
     mean = torch.cat(parts)[:, None]
@@ -81,7 +129,12 @@ def widen(
     return torch.cat([query, mean], 1), torch.cat([torch.nn.functional.pad(code, (0, 1)), added])
 
 
-def low_weights(similarity: Similarity, groups: Groups | None, rule: Mapping[str, float]) -> Tensor:
+def low_weights(
+    similarity: Similarity,
+    groups: Groups | None,
+    rule: Mapping[str, float],
+    positive_offset: int = 0,
+) -> Tensor:
     """Return how many negatives a row has with a weight below 0.5, on average.
 
     Told from the softmax, without the [N, M] weights: Eq. 4 solved for it. Of a large batch it is
@@ -91,12 +144,16 @@ def low_weights(similarity: Similarity, groups: Groups | None, rule: Mapping[str
         similarity: What an estimator returns.
         groups: As in `softnce_ext.soft_info_nce`.
         rule: alpha, beta, temperature and min_weight.
+        positive_offset: As in `softnce_ext.soft_info_nce`.
     """
     alpha, beta = rule["alpha"], rule["beta"]
     if alpha <= 0 or rule["min_weight"] >= 0.5:
         return torch.tensor(0.0)
     found = []
-    for logits, count in negative_logits(similarity, groups, rule["temperature"], SAMPLE_ROWS):
+    temperature = rule["temperature"]
+    for logits, count in negative_logits(
+        similarity, groups, temperature, SAMPLE_ROWS, positive_offset
+    ):
         denominator = beta - alpha / count
         share = (beta - 0.5 * denominator) / alpha
         bound = torch.logsumexp(logits, 1) + share.log()
@@ -106,7 +163,11 @@ def low_weights(similarity: Similarity, groups: Groups | None, rule: Mapping[str
 
 
 def negative_logits(
-    similarity: Similarity, groups: Groups | None, temperature: float, rows: int | None = None
+    similarity: Similarity,
+    groups: Groups | None,
+    temperature: float,
+    rows: int | None = None,
+    positive_offset: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield blocks of similarity / temperature, [R, K], -inf at what is no negative.
 
@@ -125,7 +186,7 @@ def negative_logits(
         else:
             block = similarity[part].detach().clone()
         block.div_(temperature)
-        outside = _outside(part, block.shape[1], groups, block.device)
+        outside = _outside(part, block.shape[1], groups, positive_offset, block.device)
         if blocks is not None:
             outside |= ~blocks.has_text
         block.masked_fill_(outside, -torch.inf)
@@ -142,10 +203,12 @@ def _at_least_float(vectors: Tensor) -> Tensor:
     return vectors if vectors.dtype == torch.float64 else vectors.float()
 
 
-def _outside(part: slice, columns: int, groups: Groups | None, device: torch.device) -> Tensor:
+def _outside(
+    part: slice, columns: int, groups: Groups | None, positive_offset: int, device: torch.device
+) -> Tensor:
     """Return bool [R, K], true where a column is no negative of a row."""
     row = torch.arange(part.start, part.stop, device=device)
-    outside = torch.arange(columns, device=device)[None, :] == row[:, None]
+    outside = torch.arange(columns, device=device)[None, :] == row[:, None] + positive_offset
     if groups is not None:
         outside |= groups[0][part, None] == groups[1][None, :columns]
     return outside

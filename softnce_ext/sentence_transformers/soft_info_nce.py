@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import checks
-from .estimators.bm25 import InBatchBM25, model_special_ids, token_ids
-from .estimators.collate import model_features
-from .estimators.duplicates import count_masked, duplicate_groups
-from .estimators.similarity import (
+from ..distributed import Peers, alone, meet
+from ..estimators.collate import add_labels, model_features
+from ..estimators.similarity import (
     Groups,
     Similarity,
     check_similarity,
     compared_columns,
     low_weights,
+    take_rows,
+    transposed,
     widen,
 )
-from .functional import soft_info_nce
-from .presets import PRESETS
-
-Estimator = Callable[[Sequence[dict[str, Any]]], Similarity]
-
-# The paper's alpha is for batches of 32: one false negative among a row's 31.
-PUBLISHED_RATE = 1 / 31
+from ..functional import soft_info_nce
+from .batch import batch_groups, batch_similarity, device_of, gathered_vectors, row_count
+from .options import (
+    CITATION,
+    PUBLISHED_RATE,
+    Estimator,
+    check_numbers,
+    estimator_for,
+    expected_alpha,
+    weights_for,
+)
+from .own_negatives import add_own, group_own
+from .statistics import Statistics
 
 
 class SoftInfoNCELoss(nn.Module):
@@ -61,6 +67,15 @@ class SoftInfoNCELoss(nn.Module):
         normalize: Score by cosine; False scores by dot product (then set `scale` to 1).
         mask_duplicates: Leave codes out of a query's negatives that repeat its own code, or that
             belong to the same query. Told from the token ids.
+        symmetric: Score codes against all queries as well; the loss is the mean of both ways.
+        exclude_hard_negatives: Keep a query's own mined negatives at weight 1, out of its softmax
+            over similarities. They are still weighed for other queries.
+        gather_across_devices: Take the codes of all ranks of torch.distributed as negatives, and
+            the softmax over all their similarities. Ranks may have different numbers of rows: with
+            the average of data-parallel training each row counts alike. A function as estimator
+            then gets all ranks' features, in a static encoder's form (flat `input_ids` with
+            `offsets`); one with the attribute `by_row` gets this rank's alone and must return a
+            pair of vectors, which are gathered.
         impl: As in `softnce_ext.soft_info_nce`.
 
     Raises:
@@ -85,29 +100,16 @@ class SoftInfoNCELoss(nn.Module):
         false_negative_rate: float = PUBLISHED_RATE,
         normalize: bool = True,
         mask_duplicates: bool = True,
+        symmetric: bool = False,
+        exclude_hard_negatives: bool = False,
+        gather_across_devices: bool = False,
         impl: str = "auto",
     ) -> None:
         super().__init__()
-        checks.check_number("scale", scale)
-        checks.check_choice("impl", impl, ("auto", "native", "torch"))
-        if not scale > 0:
-            raise ValueError(f"scale must be > 0, got {scale}")
-        if alpha_scaling not in (None, "expected"):
-            raise ValueError(f'alpha_scaling must be None or "expected", got {alpha_scaling!r}')
-        checks.check_number("false_negative_rate", false_negative_rate)
-        if not 0 < false_negative_rate < 1:
-            raise ValueError(f"false_negative_rate must be in (0, 1), got {false_negative_rate}")
-        if estimator == "bm25":
-            estimator = InBatchBM25(model_special_ids(model))
-        elif isinstance(estimator, str):
-            raise ValueError(f'estimator must be "bm25", None or a function, got {estimator!r}')
+        check_numbers(scale, alpha_scaling, false_negative_rate, impl)
+        estimator = estimator_for(model, estimator)
         given = {"alpha": alpha, "beta": beta, "temperature": temperature}
-        preset = PRESETS.get(getattr(estimator, "preset", "bm25" if estimator is None else ""))
-        missing = [name for name, value in given.items() if value is None]
-        if missing and preset is None:
-            raise ValueError(
-                f"{', '.join(missing)} must be given with an estimator of your own, got None"
-            )
+        self.weights = weights_for(estimator, given, min_weight)
         attach = getattr(estimator, "attach", None)
         if attach is not None:
             attach(model, temperature=temperature)
@@ -116,36 +118,48 @@ class SoftInfoNCELoss(nn.Module):
         # Not as an attribute of the module: the trainer would train an estimator that is one.
         self.__dict__["estimator"] = estimator
         self.scale = scale
-        self.weights: dict[str, Any] = {
-            name: getattr(preset, name) if v is None else v for name, v in given.items()
-        }
-        self.weights["min_weight"] = min_weight
-        checks.check_rule(**self.weights)
         self.alpha_scaling = alpha_scaling
         self.false_negative_rate = false_negative_rate
         self.normalize = normalize
         self.mask_duplicates = mask_duplicates
+        self.symmetric = symmetric
+        self.exclude_hard_negatives = exclude_hard_negatives
+        self.gather_across_devices = gather_across_devices
         self.impl = impl
-        self._steps = 0
-        self._sums: dict[str, Tensor | float] = {}
+        self._statistics = Statistics()
 
     def forward(
         self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None
     ) -> Tensor:
-        """Return the loss of a batch; `labels` are not used."""
-        features = list(sentence_features)
-        similarity, groups = None, None
+        """Return the loss of a batch.
+
+        Args:
+            sentence_features: One column each: queries, their codes, further codes.
+            labels: Row numbers for an estimator that reads tables (`estimators.collate`), int [N]
+                or [N, 1 + k]; else not used.
+        """
+        columns = list(sentence_features)
+        beside = self.beside(columns, labels)
+        embeddings = [self.embed(column) for column in columns]
+        return self.compute_loss_from_embeddings(embeddings, labels, **beside)
+
+    def embed(self, features: dict[str, Any]) -> Tensor:
+        """Return the model's embeddings of a column, [N, D]."""
+        embeddings: Tensor = self.model(model_features(features))["sentence_embedding"]
+        return embeddings
+
+    @torch.no_grad()
+    def beside(self, columns: Sequence[dict[str, Any]], labels: Tensor | None) -> dict[str, Any]:
+        """Return what `compute_loss_from_embeddings` takes beside a batch's embeddings."""
+        columns = add_labels(columns, labels)
+        peers = self._meet(row_count(columns[0]), len(columns), device_of(columns[0]))
+        similarity = groups = None
         if self.estimator is not None and not self._takes_embeddings():
-            with torch.no_grad():
-                similarity = self.estimator(features)
+            similarity = batch_similarity(self.estimator, columns, peers)
         if self.mask_duplicates:
-            groups = self._groups(features)
-        embeddings = [
-            self.model(model_features(column))["sentence_embedding"] for column in features
-        ]
-        return self.compute_loss_from_embeddings(
-            embeddings, labels, similarity=similarity, groups=groups
-        )
+            groups, masked = batch_groups(columns, peers)
+            self._statistics.add("duplicates", masked)
+        return {"similarity": similarity, "groups": groups, "peers": peers}
 
     def compute_loss_from_embeddings(
         self,
@@ -154,14 +168,16 @@ class SoftInfoNCELoss(nn.Module):
         *,
         similarity: Similarity | None = None,
         groups: Groups | None = None,
+        peers: Peers | None = None,
     ) -> Tensor:
         """Return the loss of embeddings, one [N, D] per column.
 
         Args:
             embeddings: Of the queries, of their codes and of further codes.
             labels: Not used.
-            similarity: What the estimator returns for the batch.
-            groups: As in `softnce_ext.soft_info_nce`.
+            similarity: What the estimator returns for the batch, that of all ranks.
+            groups: As in `softnce_ext.soft_info_nce`, of all ranks.
+            peers: The ranks the batch lies on; None: asked for.
 
         Raises:
             ValueError: There are fewer than two columns, or the loss has an estimator and
@@ -170,9 +186,10 @@ class SoftInfoNCELoss(nn.Module):
         if len(embeddings) < 2:
             raise ValueError(f"embeddings must hold at least 2 columns, got {len(embeddings)}")
         query, code = embeddings[0], torch.cat(list(embeddings[1:]))
+        peers = peers or self._meet(len(query), len(embeddings), query.device)
         if self._takes_embeddings():
             online: Any = self.estimator
-            similarity = online.from_embeddings(query, code)
+            similarity = gathered_vectors(online.from_embeddings(query, code), peers)
         if self.estimator is not None and similarity is None:
             raise ValueError(
                 "similarity must be given with the embeddings, since the estimator needs the "
@@ -181,23 +198,67 @@ class SoftInfoNCELoss(nn.Module):
         if self.normalize:
             query = nn.functional.normalize(query, dim=-1)
             code = nn.functional.normalize(code, dim=-1)
+        codes = peers.gather_columns(code)
         if similarity is not None:
-            check_similarity(similarity, len(query), len(code))
-        self._steps += 1
-        return self.fused_loss(query, code, similarity, groups)
+            check_similarity(similarity, peers.total, len(codes))
+        loss = self._one_way(query, codes, similarity, groups, peers)
+        if self.symmetric:
+            if similarity is not None:
+                similarity = transposed(similarity, peers.total)
+            if groups is not None:
+                groups = (groups[1][: peers.total], groups[0])
+            queries, code = peers.gather(query), code[: len(query)]
+            loss = (loss + self._one_way(code, queries, similarity, groups, peers)) / 2
+        return loss if peers.share == 1 else loss * peers.share
+
+    def _one_way(
+        self,
+        query: Tensor,
+        codes: Tensor,
+        similarity: Similarity | None,
+        groups: Groups | None,
+        peers: Peers,
+    ) -> Tensor:
+        """Return the mean over this rank's rows of `query`; all else is of all ranks."""
+        rows, total = peers.rows, peers.total
+        # Where a rank is alone, no more is asked of a subclass's fused_loss than it always was.
+        place: dict[str, Any] = {"positive_offset": rows.start} if rows.start else {}
+        free = None
+        if self.exclude_hard_negatives and len(codes) > total:
+            groups, free = group_own(groups, total, codes)
+            place["reduction"] = "none"
+        if total > len(query):
+            similarity = None if similarity is None else take_rows(similarity, rows)
+            groups = None if groups is None else (groups[0][rows], groups[1])
+        loss = self.fused_loss(query, codes, similarity, groups, **place)
+        if free is not None:
+            loss = add_own(loss, query, codes, free, rows, self.scale).mean()
+        return loss
 
     def fused_loss(
-        self, query: Tensor, code: Tensor, similarity: Similarity | None, groups: Groups | None
+        self,
+        query: Tensor,
+        code: Tensor,
+        similarity: Similarity | None,
+        groups: Groups | None,
+        *_: Any,
+        **place: Any,
     ) -> Tensor:
-        """Return the loss of vectors that are ready to be scored."""
-        rule = self.weights
+        """Return the loss of vectors that are ready to be scored.
+
+        Args:
+            query, code, similarity, groups: As in `softnce_ext.soft_info_nce`.
+            place: Its positive_offset and reduction, where they are not its defaults.
+        """
+        rule, offset = self.weights, place.get("positive_offset", 0)
         if similarity is not None:
-            similarity = widen(similarity, len(code), rule["temperature"], groups)
+            temperature = rule["temperature"]
+            similarity = widen(similarity, len(code), temperature, groups, offset)
             if self.alpha_scaling == "expected":
                 negatives, rate = compared_columns(similarity) - 1, self.false_negative_rate
                 alpha = expected_alpha(rule["alpha"], rule["beta"], negatives, rate)
                 rule = {**rule, "alpha": alpha}
-            self._add("low_weights", low_weights(similarity, groups, rule))
+            self._statistics.add("low_weights", low_weights(similarity, groups, rule, offset))
         return soft_info_nce(
             query,
             code,
@@ -206,6 +267,7 @@ class SoftInfoNCELoss(nn.Module):
             scale=self.scale,
             groups=groups,
             impl=self.impl,
+            **place,
         )
 
     def pop_statistics(self) -> dict[str, float]:
@@ -213,11 +275,9 @@ class SoftInfoNCELoss(nn.Module):
 
         `low_weights` is how many negatives a row had with a weight below 0.5, `duplicates` how
         many (query, code) pairs of a batch were masked out. Of a batch of more than 1024 rows
-        `low_weights` is told from the first 1024.
+        `low_weights` is told from the first 1024. Of several ranks each tells its own rows'.
         """
-        steps, sums = max(self._steps, 1), self._sums
-        self._steps, self._sums = 0, {}
-        return {name: float(total) / steps for name, total in sums.items()}
+        return self._statistics.pop()
 
     def get_config_dict(self) -> dict[str, Any]:
         """Return the arguments, for the model card."""
@@ -233,54 +293,19 @@ class SoftInfoNCELoss(nn.Module):
             **scaling,
             "normalize": self.normalize,
             "mask_duplicates": self.mask_duplicates,
+            "symmetric": self.symmetric,
+            "exclude_hard_negatives": self.exclude_hard_negatives,
+            "gather_across_devices": self.gather_across_devices,
         }
 
     @property
     def citation(self) -> str:
         """BibTeX of the paper."""
-        return """
-@inproceedings{li2023rethinking,
-    title={Rethinking Negative Pairs in Code Search},
-    author={Haochen Li and Xin Zhou and Luu Anh Tuan and Chunyan Miao},
-    booktitle={Proceedings of EMNLP 2023},
-    year={2023},
-    eprint={2310.08069},
-    archivePrefix={arXiv},
-}
-"""
+        return CITATION
 
-    def _groups(self, features: Sequence[dict[str, Any]]) -> Groups | None:
-        """Number the duplicates of a batch; None where there are none."""
-        query, code = duplicate_groups([token_ids(column) for column in features])
-        masked = count_masked(query, code)
-        self._add("duplicates", masked)
-        if masked == 0:
-            return None
-        device = features[0]["input_ids"].device
-        return torch.from_numpy(query).to(device), torch.from_numpy(code).to(device)
+    def _meet(self, rows: int, columns: int, device: torch.device) -> Peers:
+        return meet(rows, columns, device) if self.gather_across_devices else alone(rows)
 
     def _takes_embeddings(self) -> bool:
         """Tell whether the estimator works on the step's own embeddings, not on its features."""
         return bool(getattr(self.estimator, "takes_embeddings", False))
-
-    def _add(self, name: str, value: Tensor | float) -> None:
-        self._sums[name] = self._sums.get(name, 0.0) + value
-
-
-def expected_alpha(alpha: float, beta: float, negatives: int, rate: float) -> float:
-    """Return alpha times the number of false negatives a row is expected to have, at least one.
-
-    A row's shares of similarity sum to 1: k equally similar negatives have 1 / k each, and Eq. 4
-    takes alpha / k off the weight of each. k times the alpha weakens each as it would one alone.
-
-    Args:
-        alpha: For one false negative a row.
-        beta: The constant part of a weight.
-        negatives: How many negatives a row has.
-        rate: Which part of them is expected to be false.
-
-    Returns:
-        ``alpha * rate * negatives``, but at least alpha, and at most ``beta * negatives / 2`` where
-        that is more: Eq. 4's normaliser stays at beta / 2 or above, and no weight is above 2.
-    """
-    return max(alpha, min(alpha * rate * negatives, 0.5 * beta * negatives))

@@ -1,0 +1,143 @@
+"""A batch whose rows lie on several ranks: what is compared is gathered, gradients go back as sums.
+
+A rank keeps its own queries and gathers the codes of all. The gradients it finds for another
+rank's codes belong to that rank: backward adds them up there (reduce-scatter).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class Peers(NamedTuple):
+    """The ranks that train on one batch together.
+
+    Attributes:
+        sizes: How many rows each rank has; they may differ.
+        rank: Which of them is this process.
+    """
+
+    sizes: tuple[int, ...]
+    rank: int
+
+    @property
+    def total(self) -> int:
+        """Rows of all ranks, N."""
+        return sum(self.sizes)
+
+    @property
+    def rows(self) -> slice:
+        """Where this rank's rows lie among all."""
+        start = sum(self.sizes[: self.rank])
+        return slice(start, start + self.sizes[self.rank])
+
+    @property
+    def share(self) -> float:
+        """What the mean over this rank's rows must be multiplied by.
+
+        Data-parallel training averages gradients over the ranks, whatever their rows: so it is the
+        mean over all rows.
+        """
+        return self.sizes[self.rank] * len(self.sizes) / self.total
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Return all ranks' rows, [N, ...]; the gradient of each is the sum over the ranks."""
+        return gather(rows, self)
+
+    def gather_columns(self, columns: Tensor) -> Tensor:
+        """Return all ranks' columns, [C N, D], of this rank's, [C n, D], one after the other.
+
+        Column by column: the positives of all ranks, then the first negatives of all ranks.
+        """
+        if len(self.sizes) == 1:
+            return columns
+        rows = self.sizes[self.rank]
+        by_row = columns.view(-1, rows, columns.shape[1]).transpose(0, 1)  # [n, C, D]
+        return self.gather(by_row).transpose(0, 1).flatten(0, 1)
+
+
+def alone(rows: int) -> Peers:
+    """Return a batch that lies on this rank alone."""
+    return Peers((rows,), 0)
+
+
+def meet(rows: int, columns: int, device: torch.device) -> Peers:
+    """Learn how many rows each rank has: every rank must call it, and have as many columns.
+
+    Args:
+        rows: Of this rank, n.
+        columns: Of texts; only compared.
+        device: Where the collectives' tensors must be.
+
+    Raises:
+        ValueError: On all ranks, where one has no row, or they have different columns.
+    """
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return alone(rows)
+    own = torch.tensor([[rows, columns]], device=device)
+    told = _all_gather(own, dist.get_world_size()).tolist()
+    sizes = tuple(size for size, _ in told)
+    if min(sizes) == 0:
+        raise ValueError(f"every rank must have at least one row, got {list(sizes)}")
+    if len({count for _, count in told}) > 1:
+        raise ValueError(
+            f"every rank must have as many columns, got {[count for _, count in told]}"
+        )
+    return Peers(sizes, dist.get_rank())
+
+
+def gather(rows: Tensor, peers: Peers) -> Tensor:
+    """Return the ranks' rows one after the other; `peers.sizes` may count anything, as tokens."""
+    if len(peers.sizes) == 1:
+        return rows
+    return _Gather.apply(rows, peers)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def gather_texts(texts: list[str], peers: Peers) -> list[str]:
+    """Return all ranks' texts."""
+    if len(peers.sizes) == 1:
+        return texts
+    parts: list[Any] = [None] * len(peers.sizes)
+    dist.all_gather_object(parts, texts)
+    return [text for part in parts for text in part]
+
+
+class _Gather(torch.autograd.Function):
+    """Collectives need one size on all ranks: shorter ranks are padded, and cut again."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, peers: Peers) -> Tensor:
+        ctx.peers = peers
+        sizes, most = peers.sizes, max(peers.sizes)
+        found = _all_gather(_padded(rows, most), len(sizes))
+        if min(sizes) == most:
+            return found
+        parts = torch.split(found, most)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        sizes, most = ctx.peers.sizes, max(ctx.peers.sizes)
+        wide = grad.float() if grad.dtype in (torch.float16, torch.bfloat16) else grad
+        parts = torch.cat([_padded(part, most) for part in torch.split(wide, list(sizes))])
+        total = parts.new_empty(most, *parts.shape[1:])
+        # The name of newer versions; the older one, which 2.10 has, warns there.
+        scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+        scatter(total, parts)
+        return total[: sizes[ctx.peers.rank]].to(grad.dtype), None
+
+
+def _all_gather(rows: Tensor, ranks: int) -> Tensor:
+    found = rows.new_empty(ranks * rows.shape[0], *rows.shape[1:])
+    collect = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    collect(found, rows.contiguous())
+    return found
+
+
+def _padded(rows: Tensor, length: int) -> Tensor:
+    missing = length - rows.shape[0]
+    return torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])]) if missing else rows

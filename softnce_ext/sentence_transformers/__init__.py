@@ -1,0 +1,6 @@
+"""Soft-InfoNCE as losses of sentence-transformers, with weights from the batch's own texts."""
+
+from .options import PUBLISHED_RATE, expected_alpha
+from .soft_info_nce import SoftInfoNCELoss
+
+__all__ = ["PUBLISHED_RATE", "SoftInfoNCELoss", "expected_alpha"]

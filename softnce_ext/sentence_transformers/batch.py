@@ -1,0 +1,117 @@
+"""What a batch brings beside its embeddings, of all ranks: similarities and duplicates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..bm25 import TokenIds
+from ..distributed import Peers, gather, gather_texts
+from ..estimators.bm25 import token_ids
+from ..estimators.collate import ROW, TEXT
+from ..estimators.duplicates import count_masked, duplicate_groups, fingerprints
+from ..estimators.similarity import Groups, Similarity
+from .options import Estimator
+
+
+def row_count(features: dict[str, Any]) -> int:
+    """Return how many texts a column has; [N, L], unpadded, or a static encoder's."""
+    if "cu_seq_lens_q" in features:
+        return len(features["cu_seq_lens_q"]) - 1
+    for name in ("offsets", "input_ids"):
+        if name in features:
+            return len(features[name])
+    return next(len(value) for value in features.values() if isinstance(value, Tensor))
+
+
+def device_of(features: dict[str, Any]) -> torch.device:
+    """Return the device of a column's features."""
+    return next(value.device for value in features.values() if isinstance(value, Tensor))
+
+
+def batch_similarity(
+    estimator: Estimator, columns: Sequence[dict[str, Any]], peers: Peers
+) -> Similarity:
+    """Return what an estimator finds of all ranks' rows."""
+    if len(peers.sizes) == 1:
+        return estimator(columns)
+    if getattr(estimator, "by_row", False):
+        return gathered_vectors(estimator(columns), peers)
+    read = getattr(estimator, "columns_read", None)
+    return estimator(gathered_features(columns[:read], peers))
+
+
+def batch_groups(columns: Sequence[dict[str, Any]], peers: Peers) -> tuple[Groups | None, int]:
+    """Number the duplicates among all ranks' rows, None where this rank's have none.
+
+    Returns:
+        The groups of all, and how many (query, code) pairs of this rank's rows they mask.
+    """
+    texts, device = [token_ids(column) for column in columns], device_of(columns[0])
+    if len(peers.sizes) > 1:
+        texts = gathered_prints(texts, peers, device)
+    query, code = duplicate_groups(texts)
+    masked = count_masked(query[peers.rows], code)
+    if masked == 0:
+        return None, 0
+    return (torch.from_numpy(query).to(device), torch.from_numpy(code).to(device)), masked
+
+
+def gathered_features(columns: Sequence[dict[str, Any]], peers: Peers) -> list[dict[str, Any]]:
+    """Return all ranks' token ids, as a static encoder has them, their row numbers and texts."""
+    found = []
+    for column in columns:
+        device, texts = device_of(column), token_ids(column)
+        lengths = peers.gather(torch.from_numpy(np.diff(texts.offsets)).to(device))
+        tokens = tuple(int(part.sum()) for part in torch.split(lengths, list(peers.sizes)))
+        ids = torch.from_numpy(texts.ids.astype(np.int32)).to(device)  # half as much to send
+        gathered: dict[str, Any] = {
+            "input_ids": gather(ids, Peers(tokens, peers.rank)).long(),
+            "offsets": lengths.cumsum(0) - lengths,
+        }
+        if ROW in column:
+            gathered[ROW] = peers.gather(column[ROW])
+        if TEXT in column:
+            gathered[TEXT] = gather_texts(column[TEXT], peers)
+        found.append(gathered)
+    return found
+
+
+def gathered_prints(
+    texts: Sequence[TokenIds], peers: Peers, device: torch.device
+) -> list[TokenIds]:
+    """Return fingerprints of all ranks' texts, as texts of two tokens."""
+    own = np.stack([fingerprints(column) for column in texts], axis=1)  # [n, C, 2]
+    prints = peers.gather(torch.from_numpy(own).to(device)).cpu().numpy()
+    offsets = np.arange(peers.total + 1, dtype=np.int64) * 2
+    return [TokenIds(prints[:, i].reshape(-1), offsets) for i in range(len(texts))]
+
+
+def gathered_vectors(pair: Similarity, peers: Peers) -> Similarity:
+    """Return all ranks' vectors of queries and codes.
+
+    Raises:
+        TypeError, ValueError: It is no pair, or not of whole columns of codes.
+    """
+    if len(peers.sizes) == 1:
+        return pair
+    rows = peers.sizes[peers.rank]
+    if not isinstance(pair, tuple) or len(pair) != 2:
+        raise TypeError(
+            "an estimator with by_row must return a pair of vectors to be gathered over ranks, got "
+            f"{type(pair).__name__}"
+        )
+    query, code = pair
+    if len(query) != rows or len(code) == 0 or len(code) % rows:
+        raise ValueError(
+            f"the estimator must return {rows} vectors of queries and those of whole columns of "
+            f"{rows} codes, got {len(query)} and {len(code)}"
+        )
+    if code is query:
+        query = code = peers.gather(query)
+        return query, code
+    return peers.gather(query), peers.gather_columns(code)

@@ -1,0 +1,100 @@
+"""The arguments of the losses: what they may be, and what stands for None."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from .. import checks
+from ..estimators.bm25 import InBatchBM25, model_special_ids
+from ..estimators.similarity import Similarity
+from ..presets import PRESETS
+
+Estimator = Callable[[Sequence[dict[str, Any]]], Similarity]
+
+# The paper's alpha is for batches of 32: one false negative among a row's 31.
+PUBLISHED_RATE = 1 / 31
+
+CITATION = """
+@inproceedings{li2023rethinking,
+    title={Rethinking Negative Pairs in Code Search},
+    author={Haochen Li and Xin Zhou and Luu Anh Tuan and Chunyan Miao},
+    booktitle={Proceedings of EMNLP 2023},
+    year={2023},
+    eprint={2310.08069},
+    archivePrefix={arXiv},
+}
+"""
+
+
+def check_numbers(
+    scale: float, alpha_scaling: str | None, false_negative_rate: float, impl: str
+) -> None:
+    """Refuse what no batch could make right.
+
+    Raises:
+        TypeError, ValueError: An argument is of another type or out of its range.
+    """
+    checks.check_number("scale", scale)
+    checks.check_choice("impl", impl, ("auto", "native", "torch"))
+    if not scale > 0:
+        raise ValueError(f"scale must be > 0, got {scale}")
+    if alpha_scaling not in (None, "expected"):
+        raise ValueError(f'alpha_scaling must be None or "expected", got {alpha_scaling!r}')
+    checks.check_number("false_negative_rate", false_negative_rate)
+    if not 0 < false_negative_rate < 1:
+        raise ValueError(f"false_negative_rate must be in (0, 1), got {false_negative_rate}")
+
+
+def estimator_for(model: Any, estimator: str | Estimator | None) -> Estimator | None:
+    """Return the estimator that is meant for a model.
+
+    Raises:
+        ValueError: It is a word, but no name of an estimator.
+    """
+    if estimator == "bm25":
+        return InBatchBM25(model_special_ids(model))
+    if isinstance(estimator, str):
+        raise ValueError(f'estimator must be "bm25", None or a function, got {estimator!r}')
+    return estimator
+
+
+def weights_for(
+    estimator: Estimator | None, given: Mapping[str, float | None], min_weight: float
+) -> dict[str, Any]:
+    """Return Eq. 4's numbers: those given, the paper's for the estimator in place of None.
+
+    Raises:
+        TypeError, ValueError: A number is none or out of its range, or one is missing.
+    """
+    preset = PRESETS.get(getattr(estimator, "preset", "bm25" if estimator is None else ""))
+    missing = [name for name, value in given.items() if value is None]
+    if missing and preset is None:
+        raise ValueError(
+            f"{', '.join(missing)} must be given with an estimator of your own, got None"
+        )
+    weights: dict[str, Any] = {
+        name: getattr(preset, name) if value is None else value for name, value in given.items()
+    }
+    weights["min_weight"] = min_weight
+    checks.check_rule(**weights)
+    return weights
+
+
+def expected_alpha(alpha: float, beta: float, negatives: int, rate: float) -> float:
+    """Return alpha times the number of false negatives a row is expected to have, at least one.
+
+    A row's shares of similarity sum to 1: k equally similar negatives have 1 / k each, and Eq. 4
+    takes alpha / k off the weight of each. k times the alpha weakens each as it would one alone.
+
+    Args:
+        alpha: For one false negative a row.
+        beta: The constant part of a weight.
+        negatives: How many negatives a row has.
+        rate: Which part of them is expected to be false.
+
+    Returns:
+        ``alpha * rate * negatives``, but at least alpha, and at most ``beta * negatives / 2`` where
+        that is more: Eq. 4's normaliser stays at beta / 2 or above, and no weight is above 2.
+    """
+    return max(alpha, min(alpha * rate * negatives, 0.5 * beta * negatives))
