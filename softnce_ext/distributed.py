@@ -56,7 +56,7 @@ class Peers(NamedTuple):
         if len(self.sizes) == 1:
             return columns
         rows = self.sizes[self.rank]
-        by_row = columns.view(-1, rows, columns.shape[1]).transpose(0, 1)  # [n, C, D]
+        by_row = columns.reshape(-1, rows, columns.shape[1]).transpose(0, 1)  # [n, C, D]
         return self.gather(by_row).transpose(0, 1).flatten(0, 1)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from ..estimators.similarity import Groups, Similarity
 from .options import Estimator
 
 
-def row_count(features: dict[str, Any]) -> int:
+def row_count(features: Mapping[str, Any]) -> int:
     """Return how many texts a column has; [N, L], unpadded, or a static encoder's."""
     if "cu_seq_lens_q" in features:
         return len(features["cu_seq_lens_q"]) - 1
@@ -28,7 +28,7 @@ def row_count(features: dict[str, Any]) -> int:
     return next(len(value) for value in features.values() if isinstance(value, Tensor))
 
 
-def device_of(features: dict[str, Any]) -> torch.device:
+def device_of(features: Mapping[str, Any]) -> torch.device:
     """Return the device of a column's features."""
     return next(value.device for value in features.values() if isinstance(value, Tensor))
 

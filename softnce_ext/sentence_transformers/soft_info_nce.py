@@ -39,7 +39,9 @@ class SoftInfoNCELoss(nn.Module):
     """Soft-InfoNCE for `SentenceTransformerTrainer`: likely false negatives weigh less.
 
     The first column of the data set is the query, the second its code, further ones are negatives.
-    With ``estimator=None`` it is InfoNCE: `MultipleNegativesRankingLoss` without the duplicates of
+    An int column `label` has the row numbers an estimator's tables are read by: of the pair, or
+    [1 + k] where there are k columns of negatives, with the row each of these is the code of. With
+    ``estimator=None`` it is InfoNCE: `MultipleNegativesRankingLoss` without the duplicates of
     the batch among the negatives.
 
     Example:

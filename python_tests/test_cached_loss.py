@@ -1,0 +1,274 @@
+"""Gradient caching: the plain loss and its gradients, mini-batch by mini-batch."""
+
+from __future__ import annotations
+
+import copy
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from models import static_model, tiny_rows, transformer_model
+from torch import Tensor, nn
+
+from softnce_ext.sentence_transformers import CachedSoftInfoNCELoss, SoftInfoNCELoss
+from softnce_ext.sentence_transformers.mini_batches import FittingSize, longest, mini_batches, take
+
+ROWS = tiny_rows()
+QUERIES = [row["query"] for row in ROWS]
+CODES = [row["code"] for row in ROWS]
+COLUMNS = [QUERIES[:11], [*CODES[:9], *CODES[:2]], CODES[20:31], CODES[40:51]]
+
+
+@pytest.fixture(scope="module")
+def transformer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return transformer_model(QUERIES + CODES, tmp_path_factory.mktemp("bert")).double()
+
+
+@pytest.fixture(scope="module")
+def dropping(transformer: Any) -> Any:
+    """The same model with dropout."""
+    model = copy.deepcopy(transformer)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.3
+    return model.train()
+
+
+def features(model: Any, columns: int) -> list[dict[str, Any]]:
+    random.seed(0)
+    return [
+        model.preprocess([text + " and so on" * random.randrange(4) for text in texts])
+        for texts in COLUMNS[:columns]
+    ]
+
+
+def step(loss: nn.Module, batch: list[dict[str, Any]], factor: float = 1.0) -> list[Tensor]:
+    loss.model.zero_grad()
+    value = loss([dict(column) for column in batch], None)
+    (factor * value).backward()
+    gradients = [p.grad.clone() for p in loss.model.parameters() if p.grad is not None]
+    return [value.detach(), *gradients]
+
+
+def assert_equal(found: list[Tensor], wanted: list[Tensor], tolerance: float = 1e-5) -> None:
+    assert len(found) == len(wanted) > 1
+    for ours, theirs in zip(found, wanted, strict=True):
+        error = (ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-6)
+        assert error.item() <= tolerance
+
+
+@pytest.mark.parametrize("size", [1, 4, 11, 32, "auto"])
+@pytest.mark.parametrize(
+    ("columns", "options"),
+    [
+        (2, {}),
+        (4, {}),
+        (3, {"symmetric": True, "exclude_hard_negatives": True}),
+        (2, {"estimator": None, "mask_duplicates": False}),
+    ],
+)
+def test_cached_is_plain(
+    transformer: Any, size: int | str, columns: int, options: dict[str, Any]
+) -> None:
+    batch = features(transformer, columns)
+    wanted = step(SoftInfoNCELoss(transformer, **options), batch)
+    loss = CachedSoftInfoNCELoss(transformer, mini_batch_size=size, **options)
+    assert_equal(step(loss, batch), wanted)
+    twice = step(loss, batch, factor=2.0)
+    assert_equal(twice, [wanted[0], *(2 * gradient for gradient in wanted[1:])])
+
+
+@pytest.mark.parametrize("size", [3, 16])
+def test_a_static_encoder_is_cached_too(size: int) -> None:
+    model = static_model(QUERIES + CODES)
+    batch = features(model, 3)
+    wanted = step(SoftInfoNCELoss(model), batch)
+    assert_equal(step(CachedSoftInfoNCELoss(model, mini_batch_size=size), batch), wanted)
+
+
+def test_dropout_is_the_same_the_second_time(dropping: Any) -> None:
+    batch = features(dropping, 2)
+    plain = SoftInfoNCELoss(dropping)
+    torch.manual_seed(7)
+    dropping.zero_grad()
+    embeddings = [
+        torch.cat([dropping(part)["sentence_embedding"] for part in mini_batches(column, 4)])
+        for column in batch
+    ]
+    beside = plain.beside(batch, None)
+    value = plain.compute_loss_from_embeddings(embeddings, **beside)
+    value.backward()
+    gradients = [p.grad.clone() for p in dropping.parameters() if p.grad is not None]
+    after = torch.rand(1)
+
+    torch.manual_seed(7)
+    assert_equal(
+        step(CachedSoftInfoNCELoss(dropping, mini_batch_size=4), batch),
+        [value.detach(), *gradients],
+    )
+    assert torch.rand(1) == after  # the second pass draws no numbers of its own
+    torch.manual_seed(8)
+    other = step(CachedSoftInfoNCELoss(dropping, mini_batch_size=4), batch)
+    assert other[0].item() != pytest.approx(value.item(), rel=1e-4)
+
+
+def test_dropout_of_one_mini_batch_is_that_of_the_plain_loss(dropping: Any) -> None:
+    batch = features(dropping, 2)
+    torch.manual_seed(7)
+    wanted = step(SoftInfoNCELoss(dropping), batch)
+    torch.manual_seed(7)
+    assert_equal(step(CachedSoftInfoNCELoss(dropping), batch), wanted)
+
+
+def test_autocast_is_the_same_the_second_time(transformer: Any) -> None:
+    model = copy.deepcopy(transformer).float()
+    batch = features(model, 2)
+    found = []
+    for inside in (True, False):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            value = CachedSoftInfoNCELoss(model, mini_batch_size=4)(batch, None)
+            if inside:
+                value.backward()
+        if not inside:
+            value.backward()
+        gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        found.append([value.detach(), *gradients])
+    assert_equal(found[0], found[1], 0.0)
+    model.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = SoftInfoNCELoss(model)(batch, None)
+    plain.backward()
+    wanted = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    ours = torch.cat([gradient.flatten() for gradient in found[0][1:]])
+    assert torch.nn.functional.cosine_similarity(ours, wanted, dim=0).item() > 0.999
+    assert found[0][0].item() == pytest.approx(plain.item(), rel=1e-2)
+
+
+def test_two_losses_before_one_backward(transformer: Any) -> None:
+    first, second = features(transformer, 2), features(transformer, 3)
+    plain = SoftInfoNCELoss(transformer)
+    wanted = [step(plain, batch) for batch in (first, second)]
+    transformer.zero_grad()
+    loss = CachedSoftInfoNCELoss(transformer, mini_batch_size=4)
+    values = [loss([dict(column) for column in batch], None) for batch in (first, second)]
+    (values[0] + 3 * values[1]).backward()
+    gradients = [p.grad.clone() for p in transformer.parameters() if p.grad is not None]
+    sums = [a + 3 * b for a, b in zip(wanted[0][1:], wanted[1][1:], strict=True)]
+    assert_equal([values[0].detach(), *gradients], [wanted[0][0], *sums])
+
+
+def test_evaluation_embeds_once_without_gradient(transformer: Any) -> None:
+    batch = features(transformer, 2)
+    loss = CachedSoftInfoNCELoss(transformer, mini_batch_size=4)
+    with torch.no_grad():
+        value = loss(batch, None)
+        assert not value.requires_grad
+        assert value.item() == pytest.approx(SoftInfoNCELoss(transformer)(batch).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("columns", [2, 3])
+def test_matryoshka_cuts_cached_embeddings_as_plain_ones(transformer: Any, columns: int) -> None:
+    from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss
+
+    batch, options = features(transformer, columns), {"matryoshka_weights": [1, 0.5]}
+    wanted = step(
+        MatryoshkaLoss(transformer, SoftInfoNCELoss(transformer), [32, 8], **options), batch
+    )
+    cached = CachedSoftInfoNCELoss(transformer, mini_batch_size=4)
+    found = step(MatryoshkaLoss(transformer, cached, [32, 8], **options), batch)
+    assert_equal(found, wanted)
+
+
+def test_a_wrapper_is_told_to_wait_until_the_last_mini_batch(transformer: Any) -> None:
+    class Wrapper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module, self.waits, self.seen = transformer, False, []
+
+        def forward(self, batch: dict[str, Any]) -> Any:
+            if torch.is_grad_enabled():
+                self.seen.append(self.waits)
+            return self.module(batch)
+
+        def no_sync(self) -> Any:
+            wrapper = self
+
+            class Waiting:
+                def __enter__(self) -> None:
+                    wrapper.waits = True
+
+                def __exit__(self, *_: Any) -> None:
+                    wrapper.waits = False
+
+            return Waiting()
+
+    loss = CachedSoftInfoNCELoss(transformer, mini_batch_size=4)
+    loss.model = wrapper = Wrapper()
+    loss(features(transformer, 2), None).backward()
+    assert wrapper.seen == [True] * 5 + [False]  # 3 mini-batches of each column
+
+
+@pytest.mark.parametrize("kind", ["padded", "static"])
+def test_mini_batches_are_what_the_model_would_be_given(transformer: Any, kind: str) -> None:
+    model = transformer if kind == "padded" else static_model(QUERIES + CODES)
+    texts = [text + " more" * (3 * i) for i, text in enumerate(QUERIES[:7])]
+    parts = mini_batches(model.preprocess(texts), 3)
+    assert len(parts) == 3
+    for i, found in enumerate(parts):
+        wanted = model.preprocess(texts[3 * i : 3 * i + 3])
+        assert found.keys() == wanted.keys()
+        for name, value in wanted.items():
+            if isinstance(value, Tensor):
+                assert found[name].tolist() == value.tolist(), name
+
+
+def test_mini_batches_of_unpadded_texts() -> None:
+    lengths = torch.tensor([3, 1, 4, 2])
+    column = {
+        "input_ids": torch.arange(10)[None],
+        "position_ids": torch.cat([torch.arange(int(n)) for n in lengths])[None],
+        "seq_idx": torch.repeat_interleave(torch.arange(4), lengths)[None].int(),
+        "cu_seq_lens_q": torch.tensor([0, 3, 4, 8, 10]),
+        "cu_seq_lens_k": torch.tensor([0, 3, 4, 8, 10]),
+        "max_length_q": 4,
+        "max_length_k": 4,
+        "modality": "text",
+    }
+    assert longest(column) == 4
+    found = take(column, 1, 3)
+    assert found["input_ids"].tolist() == [[3, 4, 5, 6, 7]]
+    assert found["position_ids"].tolist() == [[0, 0, 1, 2, 3]]
+    assert found["seq_idx"].tolist() == [[0, 1, 1, 1, 1]]
+    assert found["cu_seq_lens_q"].tolist() == found["cu_seq_lens_k"].tolist() == [0, 1, 5]
+    assert found["max_length_q"] == 4 and take(column, 0, 2)["max_length_k"] == 3
+    assert found["modality"] == "text"
+
+
+def test_the_largest_size_that_fits_is_found_by_halving() -> None:
+    tried = []
+
+    def trial(rows: int) -> None:
+        tried.append(rows)
+        if rows * length > 700:
+            raise torch.OutOfMemoryError("no memory")
+
+    fitting, length = FittingSize(), 10
+    assert fitting.find(300, length, trial) == 32 and tried == [300, 256, 128, 64]
+    assert fitting.find(300, length, trial) == 32 and len(tried) == 4  # known
+    length = 20
+    assert fitting.find(300, length, trial) == 16 and tried[4:] == [64, 32]
+    length = 2000
+    with pytest.raises(torch.OutOfMemoryError):
+        fitting.find(300, length, trial)
+    assert FittingSize().find(5, 1, trial=lambda rows: None) == 4
+
+
+def test_the_size_is_an_argument_of_the_card_and_checked(transformer: Any, tmp_path: Path) -> None:
+    loss = CachedSoftInfoNCELoss(transformer, mini_batch_size="auto")
+    assert loss.get_config_dict()["mini_batch_size"] == "auto"
+    for size, error in ((0, ValueError), (True, TypeError), ("many", TypeError), (1.5, TypeError)):
+        with pytest.raises(error, match=f"mini_batch_size must be .*got {size!r}"):
+            CachedSoftInfoNCELoss(transformer, mini_batch_size=size)

@@ -1,0 +1,156 @@
+"""Soft-InfoNCE over batches whose activations do not fit into memory: gradient caching."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..estimators.collate import model_features
+from .batch import device_of, row_count
+from .mini_batches import Features, FittingSize, Scene, longest, mini_batches, take
+from .options import Estimator
+from .soft_info_nce import SoftInfoNCELoss
+
+_SIZE_ELSEWHERE = 32
+
+
+class CachedSoftInfoNCELoss(SoftInfoNCELoss):
+    """SoftInfoNCELoss in the memory of a mini-batch: the same loss and gradients.
+
+    The texts are embedded without gradient, in mini-batches. The loss and the embeddings' gradients
+    come from one call. In backward each mini-batch is embedded again, with the same dropout, and
+    its part of these gradients goes on into the model. So the model runs forward twice.
+
+    Args:
+        model, estimator: As in `SoftInfoNCELoss`.
+        mini_batch_size: How many texts are embedded at once: speed and memory, not the result.
+            "auto": on CUDA half of what fits, tried with the longest texts; 32 elsewhere.
+        options: As in `SoftInfoNCELoss`.
+
+    Raises:
+        TypeError, ValueError: `mini_batch_size` is neither "auto" nor an int >= 1; as
+            `SoftInfoNCELoss`.
+
+    Source: Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup",
+        RepL4NLP 2021.
+    """
+
+    # MatryoshkaLoss of sentence-transformers then cuts what `calculate_loss` gets.
+    uses_gradient_cache = True
+
+    def __init__(
+        self,
+        model: Any,
+        estimator: str | Estimator | None = "bm25",
+        *,
+        mini_batch_size: int | str = 32,
+        **options: Any,
+    ) -> None:
+        if mini_batch_size != "auto" and (
+            isinstance(mini_batch_size, (bool, str)) or not isinstance(mini_batch_size, int)
+        ):
+            raise TypeError(f'mini_batch_size must be an int or "auto", got {mini_batch_size!r}')
+        if not isinstance(mini_batch_size, str) and mini_batch_size < 1:
+            raise ValueError(f"mini_batch_size must be >= 1, got {mini_batch_size}")
+        super().__init__(model, estimator, **options)
+        self.mini_batch_size = mini_batch_size
+        self._fitting = FittingSize()
+
+    def forward(
+        self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None
+    ) -> Tensor:
+        """Return the loss of a batch; arguments as in `SoftInfoNCELoss.forward`."""
+        columns = list(sentence_features)
+        beside = self.beside(columns, labels)
+        texts = [model_features(column) for column in columns]
+        size = self._size(texts)
+        parts = [mini_batches(column, size) for column in texts]
+        scenes: list[Scene] = []
+        embeddings = [[self._embed(features, scenes) for features in column] for column in parts]
+        if not torch.is_grad_enabled():
+            return self.calculate_loss(embeddings, labels, **beside)
+        loss = self.calculate_loss(embeddings, labels, with_backward=True, **beside)
+        loss = loss.detach().requires_grad_()
+        replayed = (list(chain(*parts)), list(chain(*embeddings)), scenes)
+        loss.register_hook(partial(self._embed_again, *replayed))  # type: ignore[no-untyped-call]
+        return loss
+
+    def calculate_loss(
+        self,
+        reps: Sequence[Sequence[Tensor]],
+        labels: Tensor | None = None,
+        *,
+        with_backward: bool = False,
+        **beside: Any,
+    ) -> Tensor:
+        """Return the loss of embeddings, the mini-batches of each column.
+
+        Args:
+            reps: Of each column its mini-batches, [m, D] each.
+            labels: Not used.
+            with_backward: Compute the gradients of the mini-batches at once; the loss has none.
+            beside: As in `compute_loss_from_embeddings`.
+        """
+        embeddings = [torch.cat(list(column)) for column in reps]
+        loss = self.compute_loss_from_embeddings(embeddings, labels, **beside)
+        if with_backward:
+            loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach() if with_backward else loss
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Return the arguments, for the model card."""
+        return {**super().get_config_dict(), "mini_batch_size": self.mini_batch_size}
+
+    @torch.no_grad()
+    def _embed(self, features: Features, scenes: list[Scene]) -> Tensor:
+        """Return embeddings that collect their gradient, and note how they came about."""
+        scenes.append(Scene(device_of(features)))
+        with scenes[-1].autocast():
+            embeddings = self.embed(features)
+        if embeddings.dtype == torch.float16:  # in which the gradient, p / N, would underflow
+            embeddings = embeddings.float()
+        return embeddings.detach().requires_grad_()
+
+    def _embed_again(
+        self, parts: list[Features], leaves: list[Tensor], scenes: list[Scene], grad: Tensor
+    ) -> None:
+        """Give the model its gradients, mini-batch by mini-batch; `grad` is the loss's own."""
+        wait = getattr(self.model, "no_sync", nullcontext)  # of data-parallel wrappers
+        last = len(parts) - 1
+        for i, (features, leaf, scene) in enumerate(zip(parts, leaves, scenes, strict=True)):
+            # The ranks' gradients are averaged once, with the last mini-batch.
+            with torch.enable_grad(), nullcontext() if i == last else wait(), scene.again():
+                embeddings = self.embed(features)
+                if embeddings.requires_grad and leaf.grad is not None:
+                    own = (leaf.grad * grad).to(embeddings.dtype)
+                    torch.autograd.backward(embeddings, own)
+
+    def _size(self, columns: Sequence[Features]) -> int:
+        if isinstance(self.mini_batch_size, int):
+            return self.mini_batch_size
+        device, column = device_of(columns[0]), max(columns, key=longest)
+        if device.type != "cuda":
+            return _SIZE_ELSEWHERE
+
+        def trial(rows: int) -> None:
+            model = bare(self.model)  # another rank does not take part
+            weights = [weight for weight in model.parameters() if weight.requires_grad]
+            with torch.enable_grad(), Scene(device).again():
+                features = take(column, 0, rows, trim=False)
+                embeddings = model(features)["sentence_embedding"]
+                torch.autograd.grad(embeddings.float().sum(), weights, allow_unused=True)
+
+        return self._fitting.find(row_count(column), longest(column), trial)
+
+
+def bare(model: Any) -> Any:
+    """Return the model inside what data-parallel training and torch.compile wrap it in."""
+    for name in ("module", "_orig_mod", "module"):
+        model = getattr(model, name, model)
+    return model

@@ -1,0 +1,146 @@
+"""Mini-batches of a column, and the state in which the model is to see them a second time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import checks
+from .batch import row_count
+
+Features = dict[str, Any]
+
+
+def mini_batches(features: Mapping[str, Any], size: int) -> list[Features]:
+    """Cut a column's features into pieces of `size` texts, the last one shorter."""
+    rows = row_count(features)
+    return [take(features, start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
+def take(features: Mapping[str, Any], begin: int, end: int, *, trim: bool = True) -> Features:
+    """Return the features of some texts: padded ones, unpadded ones, or a static encoder's.
+
+    `trim` cuts padding off that only longer texts need.
+    """
+    if "cu_seq_lens_q" in features:
+        return _take_unpadded(features, begin, end)
+    if "offsets" in features:
+        ids, offsets = features["input_ids"], features["offsets"]
+        start = int(offsets[begin])
+        stop = int(offsets[end]) if end < len(offsets) else len(ids)
+        flat = {"input_ids": ids[start:stop], "offsets": offsets[begin:end] - start}
+        return {**features, **flat}
+    rows, mask = row_count(features), features.get("attention_mask")
+    width = used = -1
+    if trim and isinstance(mask, Tensor) and mask.dim() == 2:
+        width, used = mask.shape[1], int(mask[begin:end].any(0).nonzero().max()) + 1
+    found: Features = {}
+    for name, value in features.items():
+        if isinstance(value, Tensor) and value.shape[:1] == (rows,):
+            value = value[begin:end]
+            if value.dim() > 1 and value.shape[1] == width:
+                value = value[:, :used]
+        found[name] = value
+    return found
+
+
+def _take_unpadded(features: Mapping[str, Any], begin: int, end: int) -> Features:
+    """Texts in one row of tokens, one after the other, as transformers' flattening collator has."""
+    ends = features["cu_seq_lens_q"]
+    start, stop, total = int(ends[begin]), int(ends[end]), int(ends[-1])
+    found: Features = {}
+    for name, value in features.items():
+        if name.startswith("cu_seq_lens"):
+            value = value[begin : end + 1] - value[begin]
+        elif name.startswith("max_length"):
+            value = int(ends[begin : end + 1].diff().max())
+        elif isinstance(value, Tensor) and value.shape[-1:] == (total,):
+            value = value[..., start:stop] - (begin if name == "seq_idx" else 0)
+        found[name] = value
+    return found
+
+
+def longest(features: Mapping[str, Any]) -> int:
+    """Return the tokens of a column's longest text; of a static encoder's those of all."""
+    if "cu_seq_lens_q" in features:
+        return int(features["cu_seq_lens_q"].diff().max())
+    ids = features.get("input_ids")
+    return 1 if ids is None else int(ids.shape[-1])
+
+
+class Scene:
+    """Where a forward pass stands: its random numbers, and autocast, to be had a second time."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device.type
+        self._half = checks.autocast_type(device.type)
+        self._states = [generator.get_rng_state() for generator in self._generators()]
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """Draw the same random numbers once more; those to be drawn afterwards stay."""
+        now = [generator.get_rng_state() for generator in self._generators()]
+        try:
+            self._set(self._states)
+            with self.autocast():
+                yield
+        finally:
+            self._set(now)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Cast as it was done here.
+
+        A weight that was cast without gradient must not be kept for the pass that needs one.
+        """
+        if not torch.amp.is_autocast_available(self._device):
+            return nullcontext()
+        enabled = self._half is not None
+        return torch.autocast(self._device, self._half, enabled=enabled, cache_enabled=False)
+
+    def _generators(self) -> list[Any]:
+        return [torch] if self._device == "cpu" else [torch, torch.get_device_module(self._device)]
+
+    def _set(self, states: list[Tensor]) -> None:
+        for generator, state in zip(self._generators(), states, strict=True):
+            generator.set_rng_state(state)
+
+
+class FittingSize:
+    """How many texts fit on the device at once, found by trying."""
+
+    def __init__(self) -> None:
+        self._size = 0
+        self._length = 0
+
+    def find(self, rows: int, length: int, trial: Callable[[int], None]) -> int:
+        """Return how many rows to take, a power of two; tried again when texts get longer.
+
+        It is half of what was seen to fit: the optimizer's state is not there yet in the first
+        step, and the loss needs some memory too.
+
+        Args:
+            rows: How many there are.
+            length: Of the longest text, in tokens.
+            trial: Runs the model on that many rows, with gradient.
+
+        Raises:
+            torch.OutOfMemoryError: Not even one row fits.
+        """
+        if length <= self._length:
+            return self._size
+        size = 2 * self._size or 1 << (rows - 1).bit_length()
+        while True:
+            try:
+                trial(min(size, rows))
+                break
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+                size //= 2
+            torch.cuda.empty_cache()  # not in the handler: it holds what the trial had allocated
+        self._length, self._size = length, max(size // 2, 1)
+        return self._size
