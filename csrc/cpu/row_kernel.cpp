@@ -85,12 +85,15 @@ SOFTNCE_INLINE T run_row(const Row<T>& row, const Rule& rule) {
 }
 
 float run_row_f32(const Row<float>& row, const Rule& rule) { return run_row(row, rule); }
-double run_row_f64(const Row<double>& row, const Rule& rule) { return run_row(row, rule); }
 
 }  // namespace
 
+#ifdef SOFTNCE_FP64
+double run_row_f64(const Row<double>& row, const Rule& rule) { return run_row(row, rule); }
+#endif
+
 extern const RowKernels kKernels;
-const RowKernels kKernels{run_row_f32, run_row_f64};
+const RowKernels kKernels{run_row_f32, baseline::run_row_f64};
 
 }  // namespace SOFTNCE_ISA
 }  // namespace softnce::cpu

@@ -33,7 +33,10 @@ struct RowKernels {
 // Those the build made (CMakeLists.txt); only the first runs on any machine.
 namespace baseline {
 extern const RowKernels kKernels;
-}
+// fp64 is for checks, not for training: this one serves every instruction set, since each row
+// kernel costs the first call seconds of compiling.
+double run_row_f64(const Row<double>& row, const Rule& rule);
+}  // namespace baseline
 #ifdef SOFTNCE_X86
 namespace avx2 {
 extern const RowKernels kKernels;

@@ -42,12 +42,15 @@ SOFTNCE_INLINE void fill_mask(const Row<T>& row) {
   w[row.positive] = 0;
 }
 
+// The cancellations take similarities in row.weights, -inf where there is none. What they return
+// for masked columns is nobody's; the views come before and after them, since each view they knew
+// of would be compiled anew.
+
 // Weight 0 for the `cutoff` negatives of the largest similarity; of equal ones the lower column
 // goes first. The least key that is dropped is found by bisection, each step one counting sweep.
-template <typename T, typename V>
-bool fill_top_k_weights(const Row<T>& row, const Rule& rule, V view) {
+template <typename T>
+bool drop_top_k(const Row<T>& row, const Rule& rule, T lowest) {
   const int64_t columns = row.columns;
-  const T lowest = copy_similarity(row, view);
   T* w = row.weights;
   const T largest = max_columns<T>(columns, [&](int64_t j) { return w[j]; });
   if (lowest == -kInfinity<T> ||
@@ -78,37 +81,38 @@ bool fill_top_k_weights(const Row<T>& row, const Rule& rule, V view) {
     --dropped;
   }
 #pragma omp simd
-  for (int64_t j = 0; j < columns; ++j)
-    w[j] = view.masked(j) || order_key(w[j]) >= least ? T(0) : T(1);
-  w[row.positive] = 0;
+  for (int64_t j = 0; j < columns; ++j) w[j] = order_key(w[j]) >= least ? T(0) : T(1);
   return true;
 }
 
-// Weight 0 where z_j >= cutoff * z_p; without a z_p every weight is 1.
-template <typename T, typename V>
-bool fill_threshold_weights(const Row<T>& row, const Rule& rule, V view) {
+// Weight 0 where z_j >= cutoff * z_p; `own` is z_p, +inf without one: then every weight is 1.
+template <typename T>
+bool drop_by_threshold(const Row<T>& row, const Rule& rule, T lowest, T own, bool has_own) {
   const int64_t columns = row.columns;
-  const T own = view.known(row.positive) ? row.similarity[row.positive] : kInfinity<T>;
-  const T bound = own < kInfinity<T> ? threshold_bound(rule.cutoff, own) : kInfinity<T>;
-  const bool own_is_sound = !view.known(row.positive) || std::isfinite(own);
-  const T lowest = copy_similarity(row, view);
   T* w = row.weights;
+  const T bound = own < kInfinity<T> ? threshold_bound(rule.cutoff, own) : kInfinity<T>;
   const int64_t broken = count_columns(columns, [&](int64_t j) { return !(w[j] < kInfinity<T>); });
 #pragma omp simd
-  for (int64_t j = 0; j < columns; ++j) {
-    const bool kept = w[j] < bound || !view.known(j);
-    w[j] = view.masked(j) || !kept ? T(0) : T(1);
-  }
-  w[row.positive] = 0;
-  return own_is_sound && lowest != -kInfinity<T> && broken == 0;
+  for (int64_t j = 0; j < columns; ++j) w[j] = w[j] < bound || w[j] == -kInfinity<T> ? T(1) : T(0);
+  return (!has_own || std::isfinite(own)) && lowest != -kInfinity<T> && broken == 0;
 }
 
 template <typename T>
 __attribute__((noinline)) bool fill_cancellation(const Row<T>& row, const Rule& rule) {
-  return with_view(row, [&](auto view) {
-    return rule.objective == Objective::kTopK ? fill_top_k_weights(row, rule, view)
-                                              : fill_threshold_weights(row, rule, view);
-  });
+  const bool has_own = row.known == nullptr || row.known[row.positive] != 0;
+  // Before the weights are written, which may lie where the similarities do.
+  const T own = has_own ? row.similarity[row.positive] : kInfinity<T>;
+  const T lowest = with_view(row, [&](auto view) { return copy_similarity(row, view); });
+  const bool valid = rule.objective == Objective::kTopK
+                         ? drop_top_k(row, rule, lowest)
+                         : drop_by_threshold(row, rule, lowest, own, has_own);
+  T* w = row.weights;
+  if (row.code_groups != nullptr) {
+#pragma omp simd
+    for (int64_t j = 0; j < row.columns; ++j) w[j] = row.code_groups[j] == row.group ? T(0) : w[j];
+  }
+  w[row.positive] = 0;
+  return valid;
 }
 
 template <typename T>
