@@ -111,8 +111,7 @@ class CachedSoftInfoNCELoss(SoftInfoNCELoss):
     def _embed(self, features: Features, scenes: list[Scene]) -> Tensor:
         """Return embeddings that collect their gradient, and note how they came about."""
         scenes.append(Scene(device_of(features)))
-        with scenes[-1].autocast():
-            embeddings = self.embed(features)
+        embeddings = self.embed(features)
         if embeddings.dtype == torch.float16:  # in which the gradient, p / N, would underflow
             embeddings = embeddings.float()
         return embeddings.detach().requires_grad_()

@@ -82,24 +82,19 @@ class Scene:
 
     @contextmanager
     def again(self) -> Iterator[None]:
-        """Draw the same random numbers once more; those to be drawn afterwards stay."""
+        """Draw the same random numbers once more and cast alike; later numbers stay as they are."""
         now = [generator.get_rng_state() for generator in self._generators()]
         try:
             self._set(self._states)
-            with self.autocast():
+            with self._autocast():
                 yield
         finally:
             self._set(now)
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Cast as it was done here.
-
-        A weight that was cast without gradient must not be kept for the pass that needs one.
-        """
+    def _autocast(self) -> AbstractContextManager[Any]:
         if not torch.amp.is_autocast_available(self._device):
             return nullcontext()
-        enabled = self._half is not None
-        return torch.autocast(self._device, self._half, enabled=enabled, cache_enabled=False)
+        return torch.autocast(self._device, self._half, enabled=self._half is not None)
 
     def _generators(self) -> list[Any]:
         return [torch] if self._device == "cpu" else [torch, torch.get_device_module(self._device)]
