@@ -62,12 +62,17 @@ class FamilyLoss(SoftInfoNCELoss):
         return {k: v for k, v in told.items() if k not in self.weights} | self.rule
 
     def fused_loss(
-        self, query: Tensor, code: Tensor, similarity: Similarity | None, groups: Groups | None
+        self,
+        query: Tensor,
+        code: Tensor,
+        similarity: Similarity | None,
+        groups: Groups | None,
+        *_: Any,
+        **place: Any,
     ) -> Tensor:
         """Return the loss of vectors that are ready to be scored."""
-        return self.function(
-            query, code, similarity, **self.rule, scale=self.scale, groups=groups, impl=self.impl
-        )
+        common = {"scale": self.scale, "groups": groups, "impl": self.impl}
+        return self.function(query, code, similarity, **self.rule, **common, **place)
 
 
 def make_loss(
