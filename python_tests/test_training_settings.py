@@ -103,6 +103,18 @@ def test_bad_yaml_is_named(tmp_path: Path, text: str, message: str) -> None:
         ({"query_length": 9, "model": "x"}, ValueError, "query_length is for presets, .* model x"),
         ({"teacher": "x"}, ValueError, "teacher is for estimator simcse or trained, got .* bm25"),
         ({"teacher_mode": "online"}, ValueError, "are for estimator trained, got estimator bm25"),
+        (
+            {"loss": "infonce", "estimator": "trained", "teacher": "x"},
+            ValueError,
+            "teacher is for losses with an estimator, got loss infonce",
+        ),
+        (
+            {"estimator": "trained", "teacher_mode": "online", "teacher": "x"},
+            ValueError,
+            "teacher_mode online takes the student itself, .* got teacher x",
+        ),
+        ({"loss": "simcse", "model": "static"}, ValueError, "loss simcse needs a transformer"),
+        ({"simcse_mode": "reference"}, ValueError, "pads to a preset's query_length, got no pres"),
         ({"name_boost": -1}, ValueError, "name_boost must be a whole number >= 0, got -1"),
         ({"vocab_size": 10}, ValueError, "vocab_size must be a whole number >= 100, got 10"),
         ({"dimension": 0}, ValueError, "dimension must be a whole number >= 1, got 0"),

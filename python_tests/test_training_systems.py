@@ -85,7 +85,7 @@ def test_system_trains_end_to_end(
         kind, {"query", "code"}
     )
     model, told = load_encoder(str(tmp_path / "m"))
-    assert model[0].kind == preset and told.form == SYSTEMS[preset].form
+    assert model[0].kind == preset and told.form == "source"  # only prepared data have tokens
     start, _ = load_encoder(str(folder / "roberta"))
     trained = model[0].encoder.state_dict()
     assert any(
@@ -118,6 +118,24 @@ def test_prepared_language_is_ranked_against_its_whole_code_base(
     mrr = {row["name"]: row["mrr"] for row in trained["results"]}
     again = {row["name"]: row["mrr"] for row in evaluated["results"]}
     assert again["dense"] == pytest.approx(mrr["soft-infonce"], abs=1e-6)
+    # Another run's split, and a model that reads code as it stands: the same task for both.
+    other = tmp_path / "other"
+    command = command.replace("codebert", "graphcodebert").replace("bm25-rules published", "seed 2")
+    command = command.replace(f"--output {model}", f"--output {other}").replace(
+        "--language ruby", ""
+    )
+    assert main(command.split()) == 0
+    assert "tested on 3 queries against 7 functions" in capsys.readouterr().out
+    manifest = ["--manifest", str(other / "manifest.json")]
+    assert main([*command.split(), *manifest]) == 0
+    assert "tested on 3 queries against 7 functions" in capsys.readouterr().out
+    alone = json.loads((other / "metrics.json").read_text())["results"]
+    words = ["evaluate", str(model), "--data", str(tmp_path / "csn" / "ruby"), "--json"]
+    assert main([*words, "--compare", str(other)]) == 0
+    rows = json.loads(capsys.readouterr().out)["results"]
+    theirs = [row["mrr"] for row in rows if row["name"].startswith("dense")]
+    wanted = next(row["mrr"] for row in alone if row["name"] == "soft-infonce")
+    assert wanted in [pytest.approx(mrr, abs=1e-6) for mrr in theirs]
 
 
 @pytest.mark.parametrize("initialised", [False, True])
@@ -167,6 +185,31 @@ def test_simcse_is_trained_and_used_as_a_teacher(
         assert report["teacher"]["query"]["rows"] == 30
         assert set(report["training"]) == {"soft-infonce"}
         assert report["training"]["soft-infonce"]["mean"]["low_weights"] >= 0
+
+
+def test_saved_preset_keeps_its_grammar_and_takes_new_lengths(folder: Path, tmp_path: Path) -> None:
+    common: dict[str, Any] = {"preset": "graphcodebert", "loss": "infonce"}
+    run(folder, tmp_path / "php", **common, language="php")
+    common["model"] = str(tmp_path / "php")
+    with pytest.raises(ValueError, match="language must be that of the saved model .*, php, got g"):
+        run(folder, tmp_path / "go", **common, language="go")
+    run(folder, tmp_path / "m", **common, language="php", query_length=20, code_length=64)
+    model, _ = load_encoder(str(tmp_path / "m"))
+    assert (model[0].query_length, model[0].code_length) == (20, 64)
+    run(folder, tmp_path / "n", **{**common, "model": str(tmp_path / "m")}, language="php")
+    told = json.loads((tmp_path / "n/softnce.json").read_text())["settings"]
+    assert (told["query_length"], told["code_length"], told["form"]) == (20, 64, "source")
+
+
+def test_teacher_trained_first_is_kept_and_can_be_used_again(folder: Path, tmp_path: Path) -> None:
+    options = {"preset": "codebert", "language": "go", "estimator": "trained"}
+    first = run(folder, tmp_path / "a", **options)
+    again = run(folder, tmp_path / "b", **options, teacher=str(tmp_path / "a-teacher"))
+    assert set(first["training"]) == {"infonce", "soft-infonce"}
+    assert set(again["training"]) == {"soft-infonce"}
+    assert not again["teacher"]["code"]["built"]  # the same weights, so the same table
+    one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in "ab")
+    assert one == other
 
 
 def test_second_run_finds_the_tables_and_gives_the_same_model(folder: Path, tmp_path: Path) -> None:

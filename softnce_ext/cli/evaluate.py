@@ -122,7 +122,12 @@ def run(args: argparse.Namespace) -> int:
         judgements = judgements_of(
             rows, read.base.urls, unknown="skip" if args.skip_unknown else "error"
         )
-    report = _evaluate(args, read, judgements)
+    theirs = read
+    if args.compare is not None and args.form is None:
+        form = read_settings(Path(args.compare)).form
+        if form != read_settings(Path(args.model)).form:
+            theirs = read_task(args.data, args.codebase, partition=args.partition, form=form)
+    report = _evaluate(args, read, theirs, judgements)
     report["seconds"] = time.perf_counter() - start
     if args.json:
         print_json(report)
@@ -132,9 +137,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _evaluate(
-    args: argparse.Namespace, read: Read, judgements: Judgements | None
+    args: argparse.Namespace, read: Read, theirs: Read, judgements: Judgements | None
 ) -> dict[str, Any]:
-    """Return everything that is printed, ready for JSON."""
+    """Return everything that is printed, ready for JSON; `theirs` is what --compare reads."""
     from ..evaluation.figures import difference_rows
 
     one = _rank(args, args.model, read, judgements)
@@ -163,7 +168,7 @@ def _evaluate(
             "left_out": judgements.left_out,
         }
     if args.compare is not None:
-        other = _rank(args, args.compare, read, judgements, ("dense", "hybrid"), args.compare)
+        other = _rank(args, args.compare, theirs, judgements, ("dense", "hybrid"), args.compare)
         one.rows.extend(other.rows)
         one.graded_rows.extend(other.graded_rows)
         report["comparison"] = {

@@ -45,12 +45,21 @@ def load_model(
         model = _load_own(str(source), device)
         if model is None:
             model = SentenceTransformer(str(source), device=device)
+            _bound_positions(model)
     except Exception as error:  # the libraries raise many kinds for "there is no such model"
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise FileNotFoundError(f"model {name} cannot be loaded: {reason}") from error
     if max_length_tokens is not None:
         set_max_length(model, max_length_tokens)
     return model
+
+
+def _bound_positions(model: Any) -> None:
+    """Cut texts at the positions a RoBERTa has: it counts them from the padding id + 1."""
+    config: Any = getattr(getattr(model[0], "auto_model", None), "config", None)
+    if getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert"):
+        positions = config.max_position_embeddings - config.pad_token_id - 1
+        model.max_seq_length = min(model.max_seq_length or positions, positions)
 
 
 def import_class(name: str) -> Any:

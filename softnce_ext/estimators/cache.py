@@ -82,7 +82,8 @@ def _build(
     try:
         write_table(part, encode, texts, identity, progress)
         os.replace(part, folder)
-    except (OSError, ValueError):  # what a Ctrl-C leaves is gone on with
+    except (OSError, ValueError, LookupError):
+        # Texts or model will not do. What a Ctrl-C or a lack of memory leaves is gone on with.
         shutil.rmtree(part, ignore_errors=True)
         raise
 

@@ -29,12 +29,14 @@ class Corpus(NamedTuple):
         valid: What epoch and hybrid weight are chosen on.
         test: What is ranked once, at the end.
         cutoff: Ranks beyond it count as 0 in the MRR; None for all.
+        prepared: Whether `softnce prepare csn` wrote the data, which then have forms.
     """
 
     split: Split
     valid: RetrievalTask
     test: RetrievalTask
     cutoff: int | None
+    prepared: bool = False
 
 
 def read_corpus(settings: TrainSettings, *, progress: bool = True) -> tuple[Pairs, Path | None]:
@@ -57,6 +59,8 @@ def read_corpus(settings: TrainSettings, *, progress: bool = True) -> tuple[Pair
         if settings.language is not None and is_prepared(folder / settings.language):
             folder = folder / settings.language
         if is_prepared(folder):
+            inner = [each.parent for each in folder.glob(f"*/{MANIFEST}")]
+            folder = inner[0] if len(inner) == 1 else folder
             pairs = read_prepared(folder, form=form)
             prepared = folder if (folder / MANIFEST).is_file() else None
         else:
@@ -75,15 +79,15 @@ def split_corpus(pairs: Pairs, prepared: Path | None, settings: TrainSettings) -
     """
     if settings.manifest is not None:
         split = apply_manifest(pairs, read_manifest(settings.manifest))
-        return _of_pairs(split)
-    split = split_by_package(pairs)
+    else:
+        split = split_by_package(pairs)
     held_out = {"valid", "test"} & set(pairs.partitions.values())
     if prepared is None or held_out != {"valid", "test"}:
-        return _of_pairs(split)
+        return _of_pairs(split)._replace(prepared=prepared is not None)
     form = _form(settings)
     valid = RetrievalTask.of_prepared(read_retrieval(prepared, "valid", form=form))
     test = RetrievalTask.of_prepared(read_retrieval(prepared, "test", form=form))
-    return Corpus(split, valid, test, PAPER_CUTOFF)
+    return Corpus(split, valid, test, PAPER_CUTOFF, prepared=True)
 
 
 def _form(settings: TrainSettings) -> Form:

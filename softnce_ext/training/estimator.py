@@ -71,6 +71,11 @@ def find_teacher(
         return None, None
     if settings.teacher is not None:
         model, told = load_encoder(settings.teacher)
+        if told.form != settings.form and getattr(model[0], "kind", None) is not None:
+            raise ValueError(
+                f"teacher must read code as the model does, as {settings.form}, got "
+                f"{settings.teacher}, which reads {told.form} (see form)"
+            )
         return Teacher(model, told.name_boost), None
     if settings.estimator == "trained":
         return None if twin is None else Teacher(twin, boost), None
@@ -114,6 +119,8 @@ def make_estimator(
     if settings.teacher_mode == "online":
         return trained, {}
     assert teacher is not None
+    if settings.temperature is None:
+        check_unit_vectors(teacher.model)
     remember_codes(teacher.model, codes, progress=progress)
     tables = trained.cache(queries, codes, **options)
     return trained, dict(zip(("query", "code"), map(_cost, tables), strict=True))

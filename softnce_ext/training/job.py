@@ -11,6 +11,7 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,7 @@ class TrainingJob:
         self.progress = progress
         self.seconds: dict[str, float] = {}
         self.saved = ""  # what the output folder holds now, in words; "" before it is written
+        self.left = ""  # the same of the teacher's folder
         self.runs: dict[str, TrainingRun] = {}
         self.models: dict[str, SentenceTransformer] = {}
         self.tables: dict[str, Any] = {}  # what the teacher's tables cost, by side
@@ -71,24 +73,24 @@ class TrainingJob:
         try:
             report = self._run()
         except KeyboardInterrupt:
-            left = (
-                f"{self.settings.output} holds {self.saved}"
-                if self.saved
-                else "nothing was written"
-            )
+            left = self.left or "nothing was written"
+            if self.saved:
+                left = f"{self.settings.output} holds {self.saved}"
             raise JobInterrupted(f"interrupted: {left}") from None
         self.seconds["total"] = time.perf_counter() - begin
         return report
 
     def _run(self) -> dict[str, Any]:
         check_output(Path(self.settings.output))
+        if needs_twin(self.settings):
+            check_output(teacher_folder(self.settings))
         for name in (self.settings.model, self.settings.init, self.settings.teacher):
             if name is not None and name != STATIC:
                 check_model_name(name)
         corpus = self._corpus()
         with self._phase("preparing"):
             model, texts = prepare_model(self.settings, corpus.split.train, progress=self.progress)
-            self.settings = settings = self.settings.resolved(
+            self.settings = settings = as_read(self.settings, model, corpus.prepared).resolved(
                 static=is_static(model), rows=len(corpus.split.train)
             )
             check_teacher(settings, model)
@@ -156,6 +158,7 @@ class TrainingJob:
                 "hybrid_weight": weight,
                 "form": settings.form,
                 "code_length": settings.code_length,
+                "loss": loss.get_config_dict(),
                 "settings": settings.to_json(),
                 "versions": library_versions(),
             }
@@ -172,8 +175,22 @@ class TrainingJob:
         assert twin is not None
         with self._phase("training the twin"):
             loss = make_loss(twin, self.settings, "infonce")
-            self.runs["infonce"] = self._train(twin, loss, texts, corpus, "infonce")
+            run = self.runs["infonce"] = self._train(twin, loss, texts, corpus, "infonce")
             self.models["infonce"] = twin
+            if needs_twin(self.settings):
+                self._save_teacher(twin, run, corpus)
+
+    def _save_teacher(self, twin: SentenceTransformer, run: TrainingRun, corpus: Corpus) -> None:
+        """Keep what was trained first, so that another run need not do it again."""
+        folder = teacher_folder(self.settings)
+        content = {
+            "name_boost": self.settings.name_boost,
+            "form": self.settings.form,
+            "settings": {**self.settings.to_json(), "loss": "infonce", "estimator": "none"},
+            "versions": library_versions(),
+        }
+        save_model(folder, twin, content, corpus.split, run.steps)
+        self.left = f"{folder} holds the teacher, for --teacher"
 
     def _train(
         self,
@@ -233,6 +250,19 @@ class TrainingJob:
         begin = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - begin
+
+
+def teacher_folder(settings: TrainSettings) -> Path:
+    """Return where a teacher that a run trains first is kept."""
+    return Path(f"{settings.output.rstrip('/')}-teacher")
+
+
+def as_read(settings: TrainSettings, model: Any, prepared: bool) -> TrainSettings:
+    """Return settings that say how texts are really read: by a saved model's own lengths."""
+    told: dict[str, Any] = {} if prepared else {"form": "source"}
+    if settings.preset is not None:
+        told |= {name: getattr(model[0], name) for name in ("query_length", "code_length")}
+    return replace(settings, **told)
 
 
 def _warm_up(device: torch.device) -> None:

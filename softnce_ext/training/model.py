@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -67,7 +68,17 @@ def remember_codes(model: Any, codes: Sequence[str], *, progress: bool = True) -
     if remember is not None:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
         folder = cache_folder().with_name("dataflow")
-        remember(codes, folder=folder, workers=workers, progress=progress)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            remember(codes, folder=folder, workers=workers, progress=progress)
+        except OSError as error:
+            warnings.warn(
+                f"prepared code cannot be kept in {folder} ({error.strerror or error}): it is "
+                "prepared in memory, anew in every run; SOFTNCE_CACHE names another folder",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            remember(codes, workers=workers, progress=progress)
 
 
 def _from_scratch(
@@ -103,6 +114,17 @@ def _preset_model(settings: TrainSettings, pairs: Sequence[Pair]) -> SentenceTra
                 f"model must be of preset {kind}, got {settings.model}, which is "
                 f"{getattr(model[0], 'kind', 'another encoder')}"
             )
+        module: Any = model[0]
+        if kind == "graphcodebert":
+            wanted = settings.language or _only_language(pairs)
+            if module.language != wanted:
+                raise ValueError(
+                    f"language must be that of the saved model {settings.model}, "
+                    f"{module.language}, got {wanted}"
+                )
+        module.query_length = settings.query_length or module.query_length
+        module.code_length = settings.code_length or module.code_length
+        module.check_lengths()
         return model
     system = SYSTEMS[kind]
     options: dict[str, Any] = {

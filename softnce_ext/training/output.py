@@ -71,7 +71,10 @@ def save_model(
     old = stage / "old"
     try:
         new = stage / "new"
-        model.save_pretrained(str(new), create_model_card=False)
+        try:
+            model.save_pretrained(str(new), create_model_card=False)
+        except Exception as error:  # safetensors has an error of its own for a full disk
+            raise OSError(f"the model cannot be written into {folder}: {error}") from error
         (new / SETTINGS_FILE).write_text(json.dumps(settings, indent=2), encoding="utf-8")
         write_manifest(new / MANIFEST_FILE, split)
         write_lines(new / LOG_FILE, map(json.dumps, steps))
@@ -106,8 +109,23 @@ def save_report(folder: Path, report: dict[str, Any], table: str) -> None:
     """
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
     write_lines(folder / METRICS_FILE, [text])
-    write_lines(folder / "README.md", [_CARD.format(table=table, version=__version__)])
+    is_ours = _OURS in (folder / "modules.json").read_text(encoding="utf-8")
+    card = _CARD.format(
+        kind="a backbone of the paper" if is_ours else "a plain sentence-transformers model",
+        load=_LOAD_OURS if is_ours else _LOAD_PLAIN,
+        table=table,
+        version=__version__,
+    )
+    write_lines(folder / "README.md", [card])
 
+
+_OURS = "softnce_ext."
+_LOAD_PLAIN = """from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("path/to/this/folder")"""
+_LOAD_OURS = """from softnce_ext.encoders.load import load_model
+
+model = load_model("path/to/this/folder")"""
 
 _CARD = """---
 library_name: sentence-transformers
@@ -117,12 +135,10 @@ tags: [code-search, sentence-transformers]
 
 # Code search encoder
 
-Trained by softnce_ext {version}. It is a plain sentence-transformers model:
+Trained by softnce_ext {version}. It is {kind}:
 
 ```python
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("path/to/this/folder")
+{load}
 query = model.encode_query(["read the lines of a file into a list"])
 code = model.encode_document(["def lines(path): ..."])
 print(model.similarity(query, code))

@@ -276,6 +276,26 @@ class TrainSettings:
                 f"teacher is for estimator simcse or trained, got estimator {self.estimator}",
             ),
             (
+                self.loss in UNWEIGHTED
+                and (self.teacher is not None or self.init_student_from_teacher),
+                f"teacher is for losses with an estimator, got loss {self.loss}",
+            ),
+            (
+                self.teacher_mode == "online"
+                and self.teacher is not None
+                and not self.init_student_from_teacher,
+                "teacher_mode online takes the student itself, and a teacher only with "
+                f"init_student_from_teacher, got teacher {self.teacher}",
+            ),
+            (
+                self.loss == "simcse" and self.model == STATIC,
+                f"loss simcse needs a transformer with dropout, got model {STATIC}",
+            ),
+            (
+                self.simcse_mode == "reference" and self.preset is None,
+                "simcse_mode reference pads to a preset's query_length, got no preset",
+            ),
+            (
                 self.estimator != "trained"
                 and (self.teacher_mode != "frozen" or self.init_student_from_teacher),
                 "teacher_mode online and init_student_from_teacher are for estimator trained, "

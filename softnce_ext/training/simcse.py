@@ -38,6 +38,8 @@ class SimCSESettings(NamedTuple):
         first_token: Vectors are the first token's, under a layer that is there in training alone;
             else the mean of all tokens.
         seed: Of order and dropout.
+        max_steps: Stop after so many; None for all.
+        precision: "fp32", "bf16" or "tf32".
     """
 
     temperature: float
@@ -47,6 +49,8 @@ class SimCSESettings(NamedTuple):
     length: int
     first_token: bool
     seed: int = 42
+    max_steps: int | None = None
+    precision: str = "fp32"
 
 
 SIMCSE_SETTINGS = MappingProxyType(
@@ -98,6 +102,8 @@ def train_simcse(
         batch_size=settings.batch_size,
         epochs=settings.epochs,
         learning_rate=settings.learning_rate,
+        max_steps=settings.max_steps,
+        precision=settings.precision,
         seed=settings.seed,
     ).resolved(static=False)
     pairs = TextPairs(queries, queries)

@@ -37,6 +37,8 @@ def run_simcse(settings: TrainSettings, *, progress: bool = True) -> dict[str, A
         "learning_rate": settings.learning_rate,
         "length": settings.code_length,
         "seed": settings.seed,
+        "max_steps": settings.max_steps,
+        "precision": settings.precision,
     }
     given = {name: value for name, value in given.items() if value is not None}
     how = SIMCSE_SETTINGS[settings.simcse_settings]._replace(**given)
