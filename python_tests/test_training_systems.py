@@ -264,6 +264,7 @@ def test_epoch_is_chosen_on_test_where_that_is_asked_for(
         ({"preset": "unixcoder", "model": "codebert"}, "model must be of preset unixcoder, got"),
         ({"preset": "unixcoder", "estimator": "trained", "scoring": "cosine"}, "temperature must"),
         ({"preset": "codebert", "precision": "tf32"}, "precision tf32 needs an NVIDIA GPU"),
+        ({"preset": "codebert", "loss": "top-k", "top_k": 7}, "top_k must leave a negative in a "),
         ({"preset": "codebert", "teacher": "x", "estimator": "simcse"}, "model x: there is no"),
     ],
 )

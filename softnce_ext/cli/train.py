@@ -161,5 +161,7 @@ def _notes(report: dict[str, Any], output: str) -> list[str]:
         notes.append(note)
     spent = ", ".join(f"{name} {took:.1f}" for name, took in report["seconds"].items())
     notes.append(f"seconds: {spent}")
-    notes.append(f'saved to {output}; try: softnce search {output} "read a file" --code PATH')
+    hint = f'; try: softnce search {output} "read a file" --code PATH'
+    reads_python = report["settings"]["language"] in (None, "python")  # as the search does
+    notes.append(f"saved to {output}{hint if reads_python else ''}")
     return notes

@@ -109,6 +109,11 @@ def make_loss(
             false_negative_rate=PUBLISHED_RATE if rate is None else rate,
             **options,
         )
+    assert settings.batch_size is not None
+    if loss == "top-k" and settings.top_k >= settings.batch_size - 1:
+        raise ValueError(
+            f"top_k must leave a negative in a batch of {settings.batch_size}, got {settings.top_k}"
+        )
     function, rule = _FAMILY[loss]
     return FamilyLoss(
         model,
