@@ -174,7 +174,7 @@ def _evaluate(
         report["comparison"] = {
             "model": args.compare,
             "hybrid_weight": other.hybrid_weight,
-            "trained_on": _count_trained_on(args.compare, read.pairs),
+            "trained_on": _count_trained_on(args.compare, theirs.pairs),
             "differences": {
                 name: difference_rows(one.figures[name], other.figures[name], packages or None)
                 for name in other.figures

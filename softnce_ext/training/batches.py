@@ -92,14 +92,18 @@ class TextPairs:
         return Dataset.from_dict({"query": self.queries, "code": self.codes, ROW: rows})
 
     def collator(self, model: SentenceTransformer) -> RowCollator:
-        """Return what makes batches of rows: each column is told which side it is."""
+        """Return what makes batches of rows: each column is told its side, and has its prompt."""
         from sentence_transformers.sentence_transformer.data_collator import (
             SentenceTransformerDataCollator,
         )
 
+        sides = {"query": "query", "code": "document"}
+        prompts = {column: model.prompts.get(side) or "" for column, side in sides.items()}
         return RowCollator(
             SentenceTransformerDataCollator(
-                model.preprocess, router_mapping={"query": "query", "code": "document"}
+                model.preprocess,
+                router_mapping=sides,
+                prompts={column: prompt for column, prompt in prompts.items() if prompt},
             )
         )
 
