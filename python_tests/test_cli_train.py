@@ -101,12 +101,15 @@ def test_ctrl_c_leaves_a_model_that_loads_and_says_so(data: Path, tmp_path: Path
             env={**os.environ, "HF_HUB_OFFLINE": "1"},
         )
         deadline = time.monotonic() + 120
-        # The bar counts steps; an epoch has fewer than 20.
-        while not any(f" {step}/" in errors.read_text() for step in range(20, 2000)):
-            assert process.poll() is None and time.monotonic() < deadline, errors.read_text()
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=60)
+        try:
+            # The bar counts steps; an epoch has fewer than 20.
+            while not any(f" {step}/" in errors.read_text() for step in range(20, 2000)):
+                assert process.poll() is None and time.monotonic() < deadline, errors.read_text()
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            out, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()  # 100,000 epochs would outlive a failure
     assert process.returncode == 130 and out == b""
     last = errors.read_text().strip().splitlines()[-1]
     assert f"interrupted: {output} holds the model after epoch" in last

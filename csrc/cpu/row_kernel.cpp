@@ -84,16 +84,18 @@ SOFTNCE_INLINE T run_row(const Row<T>& row, const Rule& rule) {
   }
 }
 
+#ifndef SOFTNCE_FP64
 float run_row_f32(const Row<float>& row, const Rule& rule) { return run_row(row, rule); }
+#endif
 
 }  // namespace
 
 #ifdef SOFTNCE_FP64
 double run_row_f64(const Row<double>& row, const Rule& rule) { return run_row(row, rule); }
-#endif
-
+#else
 extern const RowKernels kKernels;
 const RowKernels kKernels{run_row_f32, baseline::run_row_f64};
+#endif
 
 }  // namespace SOFTNCE_ISA
 }  // namespace softnce::cpu

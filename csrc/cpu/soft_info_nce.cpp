@@ -139,8 +139,7 @@ struct Buffers {
 };
 
 // Half as many rows are tried where memory does not suffice: slower, with the same result.
-Buffers allocate(const Tensor& like, int64_t rows, int64_t columns, ScalarType type,
-                 bool has_weights, bool has_bf16) {
+Buffers allocate(int64_t rows, int64_t columns, ScalarType type, bool has_weights, bool has_bf16) {
   for (;; rows = (rows + 1) / 2) {
     try {
       Buffers b{rows, empty({rows, columns}, type), {}, {}};
@@ -228,7 +227,7 @@ Outputs run_blocks(const Arguments& a, GradientWeight gradient_weight, bool need
   const Tensor grad_code = empty({need_grad_code ? m : 0, d}, type);
   const int64_t wished = a.block_rows > 0 ? a.block_rows : rows_per_block(m);
   const Buffers buffers =
-      allocate(query, std::min(wished, n), m, type, a.has_similarity() || a.query_groups,
+      allocate(std::min(wished, n), m, type, a.has_similarity() || a.query_groups,
                operand != type && need_gradient);
 
   for (int64_t begin = 0; begin < n; begin += buffers.rows) {
