@@ -6,7 +6,7 @@
 Contenders (contenders.py) run in turn, round after round, each round beginning with another one,
 in one process; a ratio is the median over rounds of a contender's time by another's of the same
 round. `gemms` is the floor: the matrix products alone (scores, similarities, two gradients), with
-outputs allocated beforehand. Losses and gradients are checked before anything is timed; who is not
+outputs allocated beforehand, in a process that has freed a large tensor. Losses and gradients are checked before anything is timed; who is not
 measured is listed with the reason. Memory is what torch's allocator held at most, in a pass of its
 own. The file is written after every size. clocks.py says what the times are.
 
@@ -218,6 +218,10 @@ def main() -> int:
     args = parse()
     machine.need(args.device)
     torch.set_float32_matmul_precision("high" if args.tf32 else "highest")
+    # As in any process that has trained a while: glibc takes from the largest block freed (of up to
+    # 32 MiB) how much memory it keeps; until then steps of N = 512 hand theirs back each time, and
+    # a thousand page faults are timed.
+    torch.empty(31 << 20, dtype=torch.uint8)
     names = [name for name in args.contenders if name not in args.skip]
     steps = Steps(args.json, args.device, args.append)
     seen: dict[tuple[str, str], tuple[int, float]] = {}
