@@ -6,9 +6,10 @@
 Contenders (contenders.py) run in turn, round after round, each round beginning with another one,
 in one process; a ratio is the median over rounds of a contender's time by another's of the same
 round. `gemms` is the floor: the matrix products alone (scores, similarities, two gradients), with
-outputs allocated beforehand, in a process that has freed a large tensor. Losses and gradients are checked before anything is timed; who is not
-measured is listed with the reason. Memory is what torch's allocator held at most, in a pass of its
-own. The file is written after every size. clocks.py says what the times are.
+outputs allocated beforehand. The process has freed a large tensor first. Losses and gradients are
+checked before anything is timed; who is not measured is listed with the reason. Memory is what
+torch's allocator held at most, in a pass of its own. The file is written after every size.
+clocks.py says what the times are.
 
 `--append` adds sizes, and contenders to sizes, to a file measured on the same kind of machine at
 the same commit; ratios are always those of the run a contender took part in.
