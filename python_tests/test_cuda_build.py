@@ -13,6 +13,7 @@ import torch
 
 from softnce_ext import native
 
+pytestmark = pytest.mark.timeout(900)  # minutes of compiling, more on a busy machine
 NVCC = native._nvcc()
 KERNEL = re.compile(r"Compiling entry function '(\w+)' for '(sm_\w+)'")
 REPORT = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
