@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,33 @@ def test_files_that_do_not_parse_are_counted(
     assert main(["search", encoder, "mail", "--code", str(code)]) == 0
     captured = capsys.readouterr()
     assert "send_mail" in captured.out
-    assert "cannot be read or parsed or are too large: 1\n" in captured.err
+    assert "files left out: 1 unparsable\n" in captured.err
+
+
+def test_other_languages_are_searched_and_shown_with_their_comments(
+    encoder: str, code: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = (
+        "package a\n\n// SendMail posts one.\nfunc SendMail(to string) error {\n\treturn nil\n}"
+    )
+    (code / "mail.go").write_text(source)
+    arguments = ["search", encoder, "send a mail", "--code", str(code), "--json", "--top", "9"]
+    assert main(arguments) == 0
+    names = {each["name"] for each in json.loads(capsys.readouterr().out)["results"]}
+    assert names == {"read_lines", "send_mail", "resize_image", "SendMail"}
+    go = ["search", encoder, "send a mail", "--code", str(code), "--language", "go"]
+    assert main(go) == 0
+    shown = capsys.readouterr().out.split("\n")
+    assert shown[0].startswith(f"1. {code}/mail.go:4  SendMail  ")
+    assert shown[1:3] == ["    // SendMail posts one.", "    func SendMail(to string) error {"]
+    assert main([*go[:-1], "php"]) == 1
+    assert "holds no php file" in one_sentence(capsys.readouterr().err)
+    monkeypatch.setitem(sys.modules, "tree_sitter_go", None)
+    with pytest.warns(UserWarning, match=r"1 go files cannot be read without .*softnce-ext\[mine"):
+        assert main(arguments) == 0  # indexed again, as other files are read
+    assert json.loads(capsys.readouterr().out)["functions"] == 3
+    assert main(go) == 1
+    assert "pip install 'softnce-ext[mine]'" in one_sentence(capsys.readouterr().err)
 
 
 def test_words_that_no_function_has_find_nothing(
@@ -130,8 +157,8 @@ def test_what_is_missing_is_told_in_one_sentence(
     nowhere = str(tmp_path / "nowhere")
     for model, path, message in (
         (encoder, nowhere, "there is no such file or folder"),
-        (encoder, str(empty), "holds no Python source file"),
-        (encoder, str(blank), "holds no Python function"),
+        (encoder, str(empty), "holds no source file"),
+        (encoder, str(blank), "holds no function"),
         (nowhere, str(code), f"model {nowhere}: there is no such folder"),
         ("no-such-model", str(code), "no such folder, nor a model of that name on this machine"),
         (str(empty), str(code), f"model {empty} cannot be loaded"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from dataflow_cases import CASES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from softnce_ext.data.dataflow import tree
 from softnce_ext.data.dataflow.extract import DataFlow, extract
 from softnce_ext.data.dataflow.languages import LANGUAGES
 
@@ -152,9 +153,6 @@ def test_language_and_compat_are_refused_by_name():
 
 
 def test_a_missing_grammar_names_the_extra(monkeypatch):
-    def missing(name):
-        raise ModuleNotFoundError(name=name)
-
-    monkeypatch.setattr(tree, "import_module", missing)
+    monkeypatch.setitem(sys.modules, "tree_sitter_go", None)
     with pytest.raises(ImportError, match=r"tree_sitter_go is missing: pip install 'softnce-ext\["):
         extract("", "go")

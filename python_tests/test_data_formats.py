@@ -108,6 +108,21 @@ def test_folder_of_source_is_mined_even_with_data_below_it(tmp_path: Path) -> No
     write(tmp_path / "fixtures" / "a.jsonl", OURS)
     assert [each.name for each in read(tmp_path)] == ["f"]
     assert [each.name for each in read(tmp_path / "m.py")] == ["f"]
+    (tmp_path / "m.py").rename(tmp_path / "m.rb")
+    assert read(tmp_path) == []  # still no folder of data
+    assert read(tmp_path, language="ruby") == []
+    with pytest.raises(ValueError, match="there are no java, .jsonl or .jsonl.gz files"):
+        read(tmp_path, language="java")
+
+
+def test_language_chooses_among_the_rows_of_a_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.jsonl", {**OURS, "partition": "train"}, {**OURS, "language": "go"})
+    assert [each.language for each in read(path)] == ["python", "go"]
+    pairs = read_pairs(path, language="python", progress=False)
+    assert [each.language for each in pairs] == ["python"]
+    assert list(pairs.partitions.values()) == ["train"]
+    with pytest.raises(ValueError, match=r"the data's, python \(1\), go \(1\), got php"):
+        read(path, language="php")
 
 
 BAD = [
@@ -182,10 +197,12 @@ def test_cut_broken_and_empty_files_are_told_in_a_sentence(tmp_path: Path) -> No
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
         read(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="there are no .py, .jsonl or .jsonl.gz files"):
+    with pytest.raises(ValueError, match="there are no source, .jsonl or .jsonl.gz files"):
         read(tmp_path)
     (tmp_path / "a.csv").touch()
-    with pytest.raises(ValueError, match=r"must end in .jsonl, .jsonl.gz or .py"):
+    with pytest.raises(
+        ValueError, match=r"must end in .jsonl or .jsonl.gz, source in .go, .java, "
+    ):
         read(tmp_path / "a.csv")
     with pytest.raises(ValueError, match='on_bad_line must be "error" or "skip", got \'no\''):
         read(tmp_path, on_bad_line="no")

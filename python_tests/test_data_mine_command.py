@@ -45,6 +45,28 @@ def test_mine_prints_json_and_converts_data_files(
     assert "1 lines read, 0 bad ones skipped" in capsys.readouterr().out
 
 
+def test_mine_reads_every_language_or_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "m.py").write_text(FUNCTION)
+    doc = "# Return the product of it.\ndef g(x)\n  y = 1\n  y *= x\n  y\nend\n"
+    (tmp_path / "m.rb").write_text(doc)
+    (tmp_path / "a.min.js").write_text("x")
+    (tmp_path / "b.js").write_text("// @generated\n" + "x=1;" * 9)
+    output = tmp_path / "pairs.jsonl.gz"
+    assert run(str(tmp_path), "-o", str(output)) == 0
+    assert "skipped: 1 generated files" in capsys.readouterr().out
+    pairs = read_pairs(output, progress=False)
+    assert [(each.name, each.language) for each in pairs] == [("f", "python"), ("g", "ruby")]
+    assert run(str(tmp_path), "-o", str(output), "--language", "ruby", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["files"] == 1
+    assert [each.name for each in read_pairs(output, progress=False)] == ["g"]
+    with pytest.raises(ValueError, match="there are no go, .jsonl or .jsonl.gz files"):
+        run(str(tmp_path / "m.py"), "-o", str(output), "--language", "go")
+    with pytest.raises(ValueError, match="--language ruby needs a FOLDER"):
+        run("-o", str(output), "--language", "ruby")
+
+
 def test_mine_without_a_documented_function_fails_in_a_sentence(
     tmp_path: Path,
 ) -> None:

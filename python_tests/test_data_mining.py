@@ -85,6 +85,89 @@ def test_a_project_is_one_package(project: Path) -> None:
     assert [each.name for each in folder_packages(project / "one" / "a.py")] == ["a"]
 
 
+@pytest.mark.parametrize("mark", ["go.mod", "package.json", "pom.xml", "Gemfile", "x.gemspec"])
+def test_what_a_language_wants_at_the_top_marks_a_project(project: Path, mark: str) -> None:
+    (project / mark).touch()
+    assert [each.name for each in folder_packages(project)] == ["all"]
+
+
+OTHERS = {
+    "lib/a.go": "package a\n\n// Sum adds the numbers.\nfunc Sum(a int) int {X}\n",
+    "lib/A.java": "class A {\n/** Adds the numbers up. */\nint sum(int a) {X} }\n",
+    "lib/a.mjs": "/** Adds all the numbers. */\nexport const sum = (a) => {X};\n",
+    "lib/a.php": "<?php\n/** Adds numbers to others. */\nfunction sum($a) {X}\n",
+    "lib/a.rb": "# Adds numbers to numbers.\ndef sum(a)\n  a += 1\n  a += 2\n  a\nend\n",
+}
+LEFT_OUT = ("a_test.go", "testdata/a.go", "ATest.java", "TestA.java", "AbcIT.java", "target/A.java")
+LEFT_OUT += ("a.test.js", "a.spec.mjs", "a-test.js", "__tests__/a.js", "a.min.js", "spec/a.js")
+LEFT_OUT += ("ATest.php", "Tests/A.php", "vendor/a.php", "a_spec.rb", "a_test.rb", "spec/a.rb")
+LEFT_OUT += ("node_modules/a.js", "a.ts", "a.txt", "tests/a.go", "a.pyi", "Makefile")
+
+
+@pytest.fixture
+def languages(tmp_path: Path) -> Path:
+    """A folder with a function of each language, and with files that are none of ours."""
+    body = "\n  b(1);\n  b(2);\n  return a;\n"
+    texts = {**OTHERS, "lib/a.py": function("total"), "lib/contest.js": "x()"}
+    for name in LEFT_OUT:
+        suffix = name.rpartition(".")[2]
+        texts[name] = next((OTHERS[each] for each in OTHERS if each.endswith(suffix)), "x")
+    for name, text in texts.items():
+        path = tmp_path / "six" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text.replace("X", body))
+    return tmp_path / "six"
+
+
+def test_a_folder_gives_the_functions_of_six_languages(languages: Path) -> None:
+    pairs = mine_folder(languages, progress=False)
+    assert [(each.path, each.language, each.query) for each in pairs] == [
+        ("lib/A.java", "java", "Adds the numbers up."),
+        ("lib/a.go", "go", "Sum adds the numbers."),
+        ("lib/a.mjs", "javascript", "Adds all the numbers."),
+        ("lib/a.php", "php", "Adds numbers to others."),
+        ("lib/a.py", "python", "Return the total of the list."),
+        ("lib/a.rb", "ruby", "Adds numbers to numbers."),
+    ]
+    assert pairs.report["files"] == 7 and "unread_files" not in pairs.report
+    assert mine_folder(languages, language="php", progress=False) == [pairs[3]]
+    assert mine_folder(languages / "lib" / "a.rb", progress=False)[0].code == pairs[5].code
+    alone = mine_folder(languages / "lib" / "a.rb", language="go", progress=False)
+    assert (alone, alone.report["files"]) == ([], 0)
+
+
+def test_workers_read_other_languages_to_the_same_pairs(
+    languages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(12):
+        for path in sorted((languages / "lib").glob("[Aa].*")):
+            text = path.read_text().replace("umbers", f"umber {number}", 1)
+            path.with_name(f"m{number}{path.suffix}").write_text(text)
+    alone = mine_folder(languages, workers=1, keep_all=True, progress=False)
+    monkeypatch.setattr(mining, "ALONE_BYTES", 0)
+    monkeypatch.setattr(mining, "CHUNK_BYTES", 500)
+    again = mine_folder(languages, workers=3, keep_all=True, progress=False)
+    assert again == alone and len(alone) == 78
+    assert {**again.report, "seconds": 0} == {**alone.report, "seconds": 0}
+
+
+def test_without_grammars_python_is_mined_and_the_rest_is_told(
+    languages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tree_sitter", None)
+    told = "1 go, 1 java, 2 javascript, 1 php, 1 ruby files cannot be read without tree-sitter"
+    with pytest.warns(UserWarning, match=told) as warned:
+        pairs = mine_folder(languages, progress=False)
+    assert len(warned) == 1 and "pip install 'softnce-ext[mine]'" in str(warned[0].message)
+    assert [each.language for each in pairs] == ["python"]
+    assert pairs.report["unread_files"]["javascript"] == 2
+    (languages / "lib" / "a.py").unlink()
+    with pytest.raises(ImportError, match=r"six: 1 go, .*: pip install 'softnce-ext\[mine\]'"):
+        mine_folder(languages, progress=False)
+    with pytest.raises(ImportError, match="1 ruby files cannot be read"):
+        mine_folder(languages / "lib" / "a.rb", progress=False)
+
+
 def test_keep_all_returns_every_function_for_a_search_index(project: Path) -> None:
     pairs = mine_folder(project, keep_all=True, progress=False)
     assert ("undocumented", "") in {(each.name, each.query) for each in pairs}

@@ -239,6 +239,8 @@ def test_a_hit_is_shown_with_place_documentation_and_first_lines() -> None:
         "        z",
         "    ... 1 more line",
     ]
+    lines = show(Hit(Pair("Read it.", "x", "f", language="php"), 0.5), 1, "x", "a", color=False)
+    assert lines.split("\n")[1] == "    // Read it."
     assert "\x1b[31m" not in show(
         Hit(Pair("", "\x1b[31m", "f", path="m.py", line=7), 0.5), 1, "x", "m.py", color=True
     )

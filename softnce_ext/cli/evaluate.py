@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         metavar="PATH",
         type=Path,
-        help="queries and their codes: folder of Python source, .jsonl(.gz) file or folder,"
+        help="queries and their codes: folder of source, .jsonl(.gz) file or folder,"
         " CodeSearchNet's included, or what `softnce prepare csn` wrote for a language",
     )
     parser.add_argument(
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--codebase",
         metavar="PATH",
         type=Path,
-        help="rank the codes among these functions too: folder of Python source or .jsonl(.gz)"
+        help="rank the codes among these functions too: folder of source or .jsonl(.gz)"
         " file of rows with code (and url)",
     )
     parser.add_argument(

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ..data.source_files import SOURCE_FILES
 from .arguments import positive_int
 
 
@@ -17,11 +18,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "folder",
         nargs="?",
         metavar="FOLDER",
-        help="a folder of Python source, or data files to convert; without it, the standard library"
-        " and the installed packages of this interpreter",
+        help="a folder of source, or data files to convert; without it, the standard library and"
+        " the installed packages of this interpreter",
     )
     parser.add_argument(
         "--output", "-o", required=True, metavar="FILE", help="pairs.jsonl, or pairs.jsonl.gz"
+    )
+    parser.add_argument(
+        "--language", choices=tuple(SOURCE_FILES), help="of FOLDER, read this language (all)"
     )
     parser.add_argument(
         "--max-per-package",
@@ -48,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--output must end in .jsonl or .jsonl.gz, got {args.output}")
     if not Path(args.output).absolute().parent.is_dir():  # known before the work, not after
         raise ValueError(f"--output must be in a folder that exists, got {args.output}")
+    if args.folder is None and args.language not in (None, "python"):
+        raise ValueError(f"--language {args.language} needs a FOLDER: an interpreter has Python")
     start = time.perf_counter()
     if args.folder is None:
         pairs = mine_interpreter(
@@ -58,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         pairs = read_pairs(
             args.folder,
+            language=args.language,
             on_bad_line=args.on_bad_line,
             max_per_package=args.max_per_package,
             workers=args.workers,
@@ -80,7 +87,8 @@ def _lines(summary: dict[str, Any]) -> list[str]:
             f"{summary['functions']:,} functions seen in {summary['files']:,} files of"
             f" {summary['packages']:,} packages"
         )
-        lost = [key for key in ("unparsable_files", "unreadable_files", "large_files")]
+        lost = [f"{why}_files" for why in ("unparsable", "unreadable", "large")]
+        lost += [f"{why}_files" for why in ("generated", "minified")]
         skipped = [f"{summary[key]:,} {key.replace('_', ' ')}" for key in lost if summary[key]]
         if skipped:
             lines.append(f"skipped: {', '.join(skipped)}")

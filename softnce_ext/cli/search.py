@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..data.source_files import SOURCE_FILES
 from .arguments import positive_int, sentence
 
 if TYPE_CHECKING:
@@ -25,7 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         type=Path,
         required=True,
-        help="folder of Python source (tests and vendored copies are left out), or one file",
+        help="folder of source (tests and vendored copies are left out), or one file",
+    )
+    parser.add_argument(
+        "--language",
+        choices=tuple(SOURCE_FILES),
+        help="search this language only (default: all, or the one that MODEL reads)",
     )
     parser.add_argument(
         "--top", type=positive_int, default=5, help="how many functions to show (default: 5)"
@@ -48,28 +54,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Search and print; the index is built on first use and whenever the code changed."""
     from ..data.mining import mine_folder
-    from ..data.sources import folder_packages
+    from ..data.sources import readable_packages
     from ..encoders.saved import load_encoder
     from ..search.index import build_index, default_folder, index_name, open_index
     from ..search.query import search
     from .table import print_json
 
     start = time.perf_counter()
-    files = [Path(each.root, path) for each in folder_packages(args.code) for path, _ in each.files]
-    if not files:
-        raise ValueError(f"{args.code} holds no Python source file")
+    language = args.language
+    readable_packages(args.code, language)  # what is wrong with it is told before the model loads
     model, settings = load_encoder(args.model)
+    language = language or getattr(model[0], "language", None)  # GraphCodeBERT reads one
+    packages, _ = readable_packages(args.code, language)
+    files = [Path(each.root, path) for each in packages for path, _ in each.files]
+    if not files:
+        raise ValueError(f"{args.code} holds no {language or 'source'} file")
     name = index_name(args.model, args.code, files, name_boost=settings.name_boost)
 
     def build() -> Index:
-        functions = mine_folder(args.code, keep_all=True)
+        functions = mine_folder(args.code, language=language, keep_all=True)
         if not functions:
-            raise ValueError(f"{args.code} holds no Python function")
-        skipped = sum(
-            functions.report[f"{why}_files"] for why in ("unreadable", "large", "unparsable")
-        )
+            raise ValueError(f"{args.code} holds no function")
+        reasons = ("unreadable", "large", "unparsable", "generated", "minified")
+        skipped = {why: count for why in reasons if (count := functions.report[f"{why}_files"])}
         if skipped:
-            _tell(f"files left out, as they cannot be read or parsed or are too large: {skipped}")
+            _tell(f"files left out: {', '.join(f'{skipped[why]} {why}' for why in skipped)}")
         return build_index(functions, model, name_boost=settings.name_boost, progress=True)
 
     index, folder, reused = open_index(args.index or default_folder(), name, build, _tell)

@@ -161,7 +161,5 @@ def _notes(report: dict[str, Any], output: str) -> list[str]:
         notes.append(note)
     spent = ", ".join(f"{name} {took:.1f}" for name, took in report["seconds"].items())
     notes.append(f"seconds: {spent}")
-    hint = f'; try: softnce search {output} "read a file" --code PATH'
-    reads_python = report["settings"]["language"] in (None, "python")  # as the search does
-    notes.append(f"saved to {output}{hint if reads_python else ''}")
+    notes.append(f'saved to {output}; try: softnce search {output} "read a file" --code PATH')
     return notes

@@ -14,8 +14,9 @@ from typing import IO, Any, Literal
 
 from .atomic import write_lines
 from .mining import mine_folder
-from .pairs import Pair, Pairs
+from .pairs import Pair, Pairs, of_language
 from .rows import PARTITION_OF_WORD, BadRow, read_row
+from .source_files import SUFFIXES, language_of
 
 MAX_LINE_BYTES = 16_000_000
 MAX_BAD_FRACTION = 0.01
@@ -25,6 +26,7 @@ JSON_LINES = (".jsonl", ".jsonl.gz", ".json.gz", ".ndjson")
 def read_pairs(
     path: str | Path,
     *,
+    language: str | None = None,
     on_bad_line: Literal["error", "skip"] = "error",
     max_per_package: int | None = None,
     workers: int = 2,
@@ -33,12 +35,13 @@ def read_pairs(
     """Read pairs from a folder of source, a JSON lines file (".gz" too), or a folder of such files.
 
     A folder that `softnce prepare csn` wrote gives its queries their codes. Any other folder that
-    holds JSON lines files is read as data, unless they lie below its top and Python
+    holds JSON lines files is read as data, unless they lie below its top and source
     files are there too. Rows are our own ({"query", "code", ...}) or CodeSearchNet's. A
     partition (train, valid, test) comes from a row's own field or from its file's name.
 
     Args:
         path: The folder or file.
+        language: Whose pairs: "go", "java", "javascript", "php", "python" or "ruby"; None for all.
         on_bad_line: "error" stops at the first bad line; "skip" counts bad lines, and stops when
             more than 1 % of all lines are bad.
         max_per_package: Largest number of pairs mined per package of a folder of source.
@@ -51,7 +54,8 @@ def read_pairs(
     Raises:
         FileNotFoundError: Nothing is there.
         ValueError: A line is bad (named by file and line), a file is empty or cut off, or nothing
-            readable is in the folder.
+            readable, or of the language, is in the folder.
+        ImportError: There is source, and all of it needs a grammar that is not installed.
     """
     from .codesearchnet_read import is_prepared, read_prepared
 
@@ -61,15 +65,25 @@ def read_pairs(
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such file or folder")
     if is_prepared(path):
-        return read_prepared(path)
+        return of_language(read_prepared(path), language)
     files = _data_files(path)
     if files:
-        return _read_files(path, files, on_bad_line == "skip", progress)
-    if path.is_file() and path.suffix != ".py":
-        raise ValueError(f"{path}: a data file must end in .jsonl, .jsonl.gz or .py")
-    pairs = mine_folder(path, max_per_package=max_per_package, workers=workers, progress=progress)
+        return of_language(_read_files(path, files, on_bad_line == "skip", progress), language)
+    if path.is_file() and language_of(path.name) is None:
+        suffixes = ", ".join(SUFFIXES)
+        raise ValueError(
+            f"{path}: a data file must end in .jsonl or .jsonl.gz, source in {suffixes}"
+        )
+    pairs = mine_folder(
+        path,
+        language=language,
+        max_per_package=max_per_package,
+        workers=workers,
+        progress=progress,
+    )
     if not pairs.report["files"]:
-        raise ValueError(f"{path}: there are no .py, .jsonl or .jsonl.gz files in this folder")
+        wanted = "source" if language is None else language
+        raise ValueError(f"{path}: there are no {wanted}, .jsonl or .jsonl.gz files in this folder")
     return pairs
 
 
@@ -109,7 +123,7 @@ def _data_files(path: Path) -> list[Path]:
     nested: list[Path] = []
     for folder, subfolders, names in os.walk(path):
         subfolders[:] = sorted(each for each in subfolders if not each.startswith("."))
-        if not top and any(name.endswith(".py") for name in names):
+        if not top and any(map(language_of, names)):
             return []  # data files below a folder of source are its fixtures
         nested.extend(Path(folder, name) for name in sorted(names) if name.endswith(JSON_LINES))
     # "codebase" files repeat the rows of valid and test without their documentation.

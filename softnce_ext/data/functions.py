@@ -23,7 +23,7 @@ MAX_CODE_CHARACTERS = 30_000
 UNPARSABLE = (SyntaxError, ValueError, LookupError, RecursionError, MemoryError)
 
 _STUB_DECORATORS = {"overload", "abstractmethod", "abstractproperty", "abstractclassmethod"}
-_TEST_CLASS = re.compile(r"_?Tests?(?:[A-Z_]|$)|.*(?:Tests?|TestCase|TestMixin)$")
+TEST_CLASS = re.compile(r"_?Tests?(?:[A-Z_]|$)|.*(?:Tests?|TestCase|TestMixin)$")
 _TEST_NAME = re.compile(r"_*test(?:_|s$|[A-Z0-9]|$)")
 
 
@@ -152,7 +152,7 @@ def _function_nodes(
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             yield node, in_test
         elif isinstance(node, ast.ClassDef):
-            yield from _function_nodes(node.body, in_test or bool(_TEST_CLASS.match(node.name)))
+            yield from _function_nodes(node.body, in_test or bool(TEST_CLASS.match(node.name)))
         else:  # if, try, with, ...: definitions under a condition
             for field in ("body", "orelse", "finalbody"):
                 yield from _function_nodes(getattr(node, field, ()), in_test)

@@ -1,46 +1,55 @@
-"""(Documentation, function) pairs from Python source: of a folder, of the running interpreter.
+"""(Documentation, function) pairs from source code: of a folder, of the running interpreter.
 
-The filters are CodeSearchNet's (Husain et al. 2019): the first paragraph of a docstring, 3 to 256
-words, in English; a body of at least 3 lines; no tests, no dunder methods, no stubs. The same
-files give the same pairs in the same order, whatever the number of workers.
+The filters are CodeSearchNet's (Husain et al. 2019): the documentation's first paragraph, 3 to
+256 words, in English; a body of at least 3 lines; no tests, no dunder methods or what other
+languages have in their place, no stubs. The same files give the same pairs in the same order,
+whatever the number of workers.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from .pairs import Pair, Pairs
-from .sources import Package, folder_packages, interpreter_packages
+from .source_files import language_of
+from .sources import Package, interpreter_packages, readable_packages, unread_files
 from .workers import Chunk, Parsed, parse_chunks
 
 MAX_PER_PACKAGE = 3000
 CHUNK_BYTES = 1_000_000  # some 0.1 s of parsing: the step of the progress bar and of a Ctrl-C
 # Below this, starting processes costs more than they save.
 ALONE_BYTES = 4_000_000
-_FILE_COUNTS = ("files", "unreadable files", "large files", "unparsable files", "functions")
+_FILE_COUNTS = (
+    *("files", "unreadable files", "large files", "unparsable files"),
+    *("generated files", "minified files", "functions"),
+)
 
 
 def mine_folder(
     root: str | Path,
     *,
+    language: str | None = None,
     keep_all: bool = False,
     max_per_package: int | None = None,
     workers: int = 2,
     progress: bool = True,
 ) -> Pairs:
-    """Mine pairs from a folder of Python source, or from one file.
+    """Mine pairs from a folder of source, or from one file.
 
-    A folder that is one project (it holds .git, pyproject.toml, setup.py or __init__.py) is one
-    package; in any other folder each top-level folder is one. Tests, vendored copies, virtual
-    environments and hidden folders are left out.
+    A folder that is one project (as it holds .git, pyproject.toml, go.mod, pom.xml or the like) is
+    one package; in any other folder each top-level folder is one. Tests, vendored copies, virtual
+    environments, generated code and hidden folders are left out. Go, Java, JavaScript, PHP and Ruby
+    are read by tree-sitter; where it is not installed, their files are counted in a warning.
 
     Args:
-        root: The folder, or one ".py" file.
+        root: The folder, or one source file.
+        language: "go", "java", "javascript", "php", "python" or "ruby"; None for all.
         keep_all: Return every function, filtered by nothing, for a search index. A function
             without documentation has the query "".
         max_per_package: Largest number of pairs a package gives; None for no bound.
@@ -48,14 +57,20 @@ def mine_folder(
         progress: Show a progress bar on stderr.
 
     Returns:
-        The pairs, sorted by package, path and line. `report` counts files and functions.
+        The pairs, sorted by package, path and line. `report` counts files and functions, and
+        under "unread_files" those per language that no grammar is installed for.
 
     Raises:
         FileNotFoundError: Nothing is there.
-        ValueError: A bound is below 1, or the file is no Python source.
+        ValueError: A bound is below 1, or the file is no source.
+        ImportError: There is source, and all of it needs a grammar that is not installed.
     """
-    packages = folder_packages(Path(root))
-    return _mine(packages, keep_all, max_per_package, workers, progress)
+    packages, unread = readable_packages(Path(root), language)
+    pairs = _mine(packages, keep_all, max_per_package, workers, progress)
+    if unread:
+        pairs.report["unread_files"] = unread
+        warnings.warn(f"{root}: {unread_files(unread)}", stacklevel=2)
+    return pairs
 
 
 def mine_interpreter(
@@ -152,7 +167,8 @@ class _PackageState:
                 if self.is_full:
                     self.counts["over the cap"] += 1
                     continue
-            self.pairs.append(Pair(query, code, name, self.package.name, path, line))
+            language = language_of(path) or "python"
+            self.pairs.append(Pair(query, code, name, self.package.name, path, line, language))
 
 
 def _mine(

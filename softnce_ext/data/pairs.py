@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -58,3 +59,24 @@ def pair_hash(pair: Pair) -> str:
     """Return 16 hex digits that name a pair's query and code, the same on every machine."""
     text = f"{pair.query}\0{pair.code}".encode(errors="surrogatepass")
     return hashlib.sha256(text).hexdigest()[:16]
+
+
+def of_language(pairs: Pairs, language: str | None) -> Pairs:
+    """Return the pairs of one language, or all where it is None.
+
+    Raises:
+        ValueError: There are none of it.
+    """
+    if language is None:
+        return pairs
+    kept = [pair for pair in pairs if pair.language == language]
+    if not kept:
+        found = Counter(pair.language for pair in pairs)
+        there = ", ".join(f"{name} ({count:,})" for name, count in found.most_common())
+        raise ValueError(f"language must be one of the data's, {there or 'none'}, got {language}")
+    if len(kept) == len(pairs):
+        return pairs
+    partitions = {
+        pair: part for pair, part in pairs.partitions.items() if pair.language == language
+    }
+    return Pairs(kept, partitions=partitions, versions=pairs.versions, report=pairs.report)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from .documentation import first_paragraph
 from .functions import UNPARSABLE, remove_docstring
 from .pairs import Pair
+from .source_files import language_of
 
 MAX_FIELD_CHARACTERS = 1_000_000
 
@@ -27,14 +27,6 @@ _CODESEARCHNET = frozenset(_DOCSTRING + _DOCSTRING_TOKENS + _FUNC_NAME)
 
 _URL_LINE = re.compile(r"#L(\d+)")
 _DEFINED_NAME = re.compile(r"\b(?:def|func|function)\s+(?:self\.)?(\w+)")
-_SUFFIX_LANGUAGE = {
-    ".py": "python",
-    ".go": "go",
-    ".java": "java",
-    ".rb": "ruby",
-    ".php": "php",
-    ".js": "javascript",
-}
 PARTITION_OF_WORD = {
     "train": "train",
     "training": "train",
@@ -182,7 +174,7 @@ def _line(row: Mapping[str, Any]) -> int:
 
 def _language(row: Mapping[str, Any], path: str) -> str:
     language = _text(row, ("language", "lang")).lower()
-    return language or _SUFFIX_LANGUAGE.get(PurePosixPath(path).suffix, "python")
+    return language or language_of(path) or "python"
 
 
 def _partition(row: Mapping[str, Any]) -> str:

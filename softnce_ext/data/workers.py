@@ -8,14 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .functions import UNPARSABLE, decode_source, functions_in
+from .functions import UNPARSABLE, Function, decode_source, functions_in
+from .grammar_functions import grammar_functions, may_document, why_left_out
+from .grammars import grammar_folders
 from .processes import processes_work, run_workers
 from .processes import serve as serve_requests
+from .source_files import SOURCE_FILES, language_of
 
 MAX_FILE_BYTES = 2_000_000  # beyond it a source file is generated data
 
 _COMMAND = (
-    "import sys; sys.path.append(sys.argv[1]); from softnce_ext.data.workers import serve; serve()"
+    "import sys; sys.path += sys.argv[1:]; from softnce_ext.data.workers import serve; serve()"
 )
 
 
@@ -50,12 +53,8 @@ def parse_chunk(chunk: Chunk) -> Parsed:
         if len(data) > MAX_FILE_BYTES:
             counts["large files"] += 1
             continue
-        # Most files without documentation are told without parsing them.
-        documented = b'"""' in data or b"'''" in data
-        if b"def " not in data or not (documented or chunk.keep_all):
-            continue
         try:
-            functions, seen = functions_in(decode_source(data), keep_all=chunk.keep_all)
+            functions, seen = _functions(data, language_of(path), chunk.keep_all)
         except UNPARSABLE:
             counts["unparsable files"] += 1
             continue
@@ -63,6 +62,21 @@ def parse_chunk(chunk: Chunk) -> Parsed:
         shown = path.replace(os.sep, "/").encode(errors="replace").decode()
         rows.extend((each.query, each.code, each.name, shown, each.line) for each in functions)
     return Parsed(rows, counts)
+
+
+def _functions(
+    data: bytes, language: str | None, keep_all: bool
+) -> tuple[list[Function], Counter[str]]:
+    """Return a file's functions and counts; most without documentation are told unparsed."""
+    if language is None or language == "python":
+        documented = b'"""' in data or b"'''" in data
+        if b"def " not in data or not (documented or keep_all):
+            return [], Counter()
+        return functions_in(decode_source(data), keep_all=keep_all)
+    reason = why_left_out(data, language)
+    if reason or not (keep_all or may_document(data, language)):
+        return [], Counter({reason: 1} if reason else {})
+    return grammar_functions(data, language, keep_all=keep_all)
 
 
 def parse_chunks(
@@ -91,8 +105,9 @@ def parse_chunks(
         rows, counts = answer
         receive(chunk, Parsed([tuple(row) for row in rows], Counter(counts)))
 
+    home = str(Path(__file__).resolve().parents[2])
     run_workers(
-        ["-c", _COMMAND, str(Path(__file__).resolve().parents[2])],
+        ["-c", _COMMAND, home, *grammar_folders(*SOURCE_FILES)],
         next_chunk,
         received,
         workers,

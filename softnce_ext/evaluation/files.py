@@ -84,7 +84,7 @@ class Functions(NamedTuple):
 
 
 def read_functions(path: Path, *, progress: bool = True) -> Functions:
-    """Read all functions of a folder of Python source, or of a JSON lines file (".gz" too).
+    """Read all functions of a folder of source, or of a JSON lines file (".gz" too).
 
     A row needs "code"; documentation is cut out of it, as in `read_pairs`. What it is called by
     is its "url", else its "id", else its path and line ("a/b.py#L12").

@@ -36,7 +36,8 @@ def show(hit: Hit, rank: int, query: str, path: str, *, color: bool) -> str:
             [highlight(line, query) for line in shown],
             highlight(documentation, query),
         )
-    body = [f"# {documentation}"] * bool(documentation) + shown
+    mark = "#" if function.language in ("python", "ruby") else "//"
+    body = [f"{mark} {documentation}"] * bool(documentation) + shown
     if left > 0:
         more = f"... {left} more line{'s' * (left > 1)}"
         body.append(f"{_DIM}{more}{_END}" if color else more)

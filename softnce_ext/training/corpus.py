@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ from ..data.formats import read_pairs
 from ..data.hub import read_hub
 from ..data.manifest import apply_manifest, read_manifest
 from ..data.mining import mine_interpreter
-from ..data.pairs import Pairs
+from ..data.pairs import Pairs, of_language
 from ..data.split import Split, split_by_package
 from ..evaluation.ranking import PAPER_CUTOFF
 from ..evaluation.retrieval import RetrievalTask
@@ -64,8 +63,8 @@ def read_corpus(settings: TrainSettings, *, progress: bool = True) -> tuple[Pair
             pairs = read_prepared(folder, form=form)
             prepared = folder if (folder / MANIFEST).is_file() else None
         else:
-            pairs = read_pairs(folder, progress=progress)
-    return _of_language(pairs, settings), prepared
+            pairs = read_pairs(folder, language=settings.language, progress=progress)
+    return of_language(pairs, settings.language), prepared
 
 
 def split_corpus(pairs: Pairs, prepared: Path | None, settings: TrainSettings) -> Corpus:
@@ -98,18 +97,3 @@ def _form(settings: TrainSettings) -> Form:
 def _of_pairs(split: Split) -> Corpus:
     valid, test = map(RetrievalTask.of_pairs, (split.valid, split.test))
     return Corpus(split, valid, test, None)
-
-
-def _of_language(pairs: Pairs, settings: TrainSettings) -> Pairs:
-    wanted = settings.language
-    if wanted is None:
-        return pairs
-    kept = [pair for pair in pairs if pair.language == wanted]
-    if not kept:
-        found = Counter(pair.language for pair in pairs)
-        there = ", ".join(f"{name} ({count:,})" for name, count in found.most_common())
-        raise ValueError(f"language must be one of the data's, {there or 'none'}, got {wanted}")
-    if len(kept) == len(pairs):
-        return pairs
-    partitions = {pair: part for pair, part in pairs.partitions.items() if pair.language == wanted}
-    return Pairs(kept, partitions=partitions, versions=pairs.versions, report=pairs.report)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ..grammars import grammar_folders
 from ..processes import processes_work, run_workers, serve
 from .extract import DataFlow, extract
 from .languages import language_named
@@ -45,7 +45,7 @@ def extract_many(
         ImportError: The grammars are not installed.
         ChildProcessError: A worker died, as when memory ran out.
     """
-    table = language_named(language)
+    language_named(language)
     check_compat(compat)
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
@@ -65,7 +65,7 @@ def extract_many(
         return
     home = str(Path(__file__).resolve().parents[3])
     run_workers(
-        ["-c", _COMMAND, home, *_folders_of("tree_sitter", table.package)],
+        ["-c", _COMMAND, home, *grammar_folders(language)],
         next_chunk,
         lambda chunk, flows: receive(chunk[0], [DataFlow(*each) for each in flows]),
         workers,
@@ -81,9 +81,3 @@ def work() -> None:
 def _extract_chunk(chunk: Sequence[Any]) -> list[DataFlow]:
     _, language, compat, codes = chunk
     return [extract(code, language, compat=compat) for code in codes]
-
-
-def _folders_of(*packages: str) -> list[str]:
-    """Return the folders that packages are imported from, which a worker does not know."""
-    specs = [find_spec(package) for package in packages]
-    return sorted({str(Path(spec.origin).parents[1]) for spec in specs if spec and spec.origin})

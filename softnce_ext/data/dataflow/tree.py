@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any, Literal, NamedTuple, get_args
 
+from ..grammars import parse
 from .languages import Language, Part, Rule
 
 # "stable": string literals are one token in every version of a grammar, leaves without text are
@@ -82,7 +82,7 @@ def read_tree(code: str, language: Language, compat: Compat) -> Tree:
         ImportError: The grammars are not installed.
     """
     data = code.encode()
-    source = _parse(data, language)
+    source = parse(data, language, "data flow")
     reference = compat == "reference"
     strings = {"string": None, **({} if reference else language.strings)}
     comments = frozenset({"comment"}) if reference else _COMMENTS
@@ -133,21 +133,6 @@ def read_tree(code: str, language: Language, compat: Compat) -> Tree:
         node.ordinal = last[read.start_point, read.end_point]
         node.is_variable = node.kind != tokens[node.ordinal]
     return Tree(root, tokens)
-
-
-def _parse(data: bytes, language: Language) -> Any:
-    try:
-        from tree_sitter import Language as Grammar
-        from tree_sitter import Parser
-
-        package = import_module(language.package)
-    except ImportError as error:
-        raise ImportError(
-            "data flow needs tree-sitter and its grammars, and "
-            f"{error.name} is missing: pip install 'softnce-ext[mine]'"
-        ) from error
-    # One parser per call: parsers are not safe to share between threads, and cost microseconds.
-    return Parser(Grammar(getattr(package, language.grammar)())).parse(data).root_node
 
 
 def _lost(read: Any) -> Node:
