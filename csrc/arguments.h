@@ -8,10 +8,12 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <cmath>
 #include <limits>
 #include <optional>
 #include <string>
 #include <tuple>
+#include <utility>
 
 #include "row_math.h"
 
@@ -124,6 +126,14 @@ inline void check(const Arguments& a) {
   STD_TORCH_CHECK(a.positive_offset >= 0 && a.positive_offset <= m - n,
                   "positive_offset must be in [0, ", m - n, "], got ", a.positive_offset);
   STD_TORCH_CHECK(a.rule.temperature > 0, "temperature must be > 0, got ", a.rule.temperature);
+  // A product scaled by NaN may come out as if by 1.
+  const std::pair<const char*, double> numbers[] = {
+      {"scale", a.scale},        {"alpha", a.rule.alpha},
+      {"beta", a.rule.beta},     {"min_weight", a.rule.min_weight},
+      {"cutoff", a.rule.cutoff}, {"eps", a.eps},
+  };
+  for (const auto& [name, value] : numbers)
+    STD_TORCH_CHECK(std::isfinite(value), name, " must be finite, got ", value);
   STD_TORCH_CHECK(a.teacher_query.has_value() == a.teacher_code.has_value(),
                   "teacher_query and teacher_code must come together");
   STD_TORCH_CHECK(

@@ -289,9 +289,13 @@ def _compile(folder: Path, name: str, failure: Path) -> None:
 
 
 def _failure_text(name: str, log: Path) -> str:
-    lines = log.read_text(errors="replace").splitlines()
-    errors = [line for line in lines if "error" in line.lower()]
-    return f"the build of {name} failed: {' | '.join((errors or lines)[:3])} (whole log: {log})"
+    """Return what the compiler said first, or CMake, whose words follow the line of its error."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if " error: " in line]
+    first = next((i for i, line in enumerate(lines) if "error" in line.lower()), 0)
+    said = " | ".join(errors[:3]) or " ".join(lines[first : first + 4])
+    cure = "CXX names another compiler" if name == "_C" else "CUDA_HOME names another toolkit"
+    return f"the build of {name} failed: {said} (whole log: {log}); {cure}"
 
 
 def _first(paths: list[str | None]) -> str | None:

@@ -132,16 +132,22 @@ def _backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Tensor | Non
     return (*_scaled(ctx.saved_tensors, grad_loss), *ctx.others)
 
 
+def _keeps_graph() -> bool:
+    """Say whether the graph being walked may be walked again; True where torch does not tell."""
+    told = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return told is None or bool(told())
+
+
 def _scaled(grads: tuple[Tensor | None, ...], grad_loss: Tensor) -> tuple[Tensor | None, ...]:
     """Return the gradients times the loss's own; autograd casts them to the inputs' types."""
     _refuse_double_backward()
     # loss.backward() brings exactly 1: on the CPU, where looking is free, no copy is made. A
-    # traced gradient, no plain Tensor or under a mode that records, cannot be looked at.
+    # traced gradient, no plain Tensor or under a mode that records, cannot be looked at; and where
+    # the graph is kept (retain_graph) the caller may change what is returned, but not what is kept.
     plain = type(grad_loss) is Tensor and torch._C._len_torch_dispatch_stack() == 0
-    if plain and grad_loss.is_cpu and grad_loss.item() == 1:
+    if plain and grad_loss.is_cpu and not _keeps_graph() and grad_loss.item() == 1:
         return grads
-    # Out of place: the graph may be walked again (retain_graph). The 0-d fp32 factor is not rounded
-    # to a half type first: that would bias the whole gradient.
+    # The 0-d fp32 factor is not rounded to a half type first: that would bias the whole gradient.
     return tuple(None if grad is None else grad * grad_loss for grad in grads)
 
 

@@ -47,7 +47,8 @@ Tensor empty(std::initializer_list<int64_t> sizes, ScalarType type) {
                       static_cast<int64_t>(sizes.size()), sizes.begin(), strides,
                       torch::stable::detail::to<int32_t>(torch::stable::detail::from(type)),
                       aoti_torch_device_type_cpu(), 0, &made) == AOTI_TORCH_SUCCESS,
-                  "a tensor could not be allocated");
+                  "out of memory: ", sizes.size() == 2 ? *sizes.begin() : 1, " x ",
+                  sizes.size() == 0 ? 1 : *(sizes.end() - 1), " values could not be allocated");
   return Tensor(made);
 }
 
@@ -226,30 +227,36 @@ Outputs run_blocks(const Arguments& a, GradientWeight gradient_weight, bool need
   const Tensor grad_query = empty({need_grad_query ? n : 0, d}, type);
   const Tensor grad_code = empty({need_grad_code ? m : 0, d}, type);
   const int64_t wished = a.block_rows > 0 ? a.block_rows : rows_per_block(m);
-  const Buffers buffers =
-      allocate(std::min(wished, n), m, type, a.has_similarity() || a.query_groups,
-               operand != type && need_gradient);
+  {  // the block's memory ends before the gradients are converted
+    const Buffers buffers =
+        allocate(std::min(wished, n), m, type, a.has_similarity() || a.query_groups,
+                 operand != type && need_gradient);
 
-  for (int64_t begin = 0; begin < n; begin += buffers.rows) {
-    const int64_t count = std::min(buffers.rows, n - begin);
-    const Tensor query_block = rows_of(query, begin, count);
-    const Tensor scores = rows_of(buffers.scores, 0, count);
-    gemm(scores, query_block, code_t, a.scale, 0);
+    for (int64_t begin = 0; begin < n; begin += buffers.rows) {
+      const int64_t count = std::min(buffers.rows, n - begin);
+      const Tensor query_block = rows_of(query, begin, count);
+      const Tensor scores = rows_of(buffers.scores, 0, count);
+      gemm(scores, query_block, code_t, a.scale, 0);
 
-    std::optional<Tensor> z;
-    if (teacher_query) {
-      z = rows_of(*buffers.weights, 0, count);
-      gemm(*z, rows_of(*teacher_query, begin, count), *teacher_code_t, 1, 0);
-    } else if (a.similarity) {
-      z = dense(rows_of(*a.similarity, begin, count), type);
+      std::optional<Tensor> z;
+      if (teacher_query) {
+        z = rows_of(*buffers.weights, 0, count);
+        gemm(*z, rows_of(*teacher_query, begin, count), *teacher_code_t, 1, 0);
+      } else if (a.similarity) {
+        z = rows_of(*a.similarity, begin, count);
+        if (z->scalar_type() != type || !z->is_contiguous()) {
+          Tensor converted = rows_of(*buffers.weights, 0, count);
+          z = torch::stable::copy_(converted, *z);
+        }
+      }
+      run_rows<T>(a, known, buffers, z, begin, count, need_gradient, gradient_weight,
+                  loss.mutable_data_ptr<T>());
+
+      const Tensor grad_scores = buffers.bf16 ? rows_of(*buffers.bf16, 0, count) : scores;
+      if (need_grad_query) gemm(rows_of(grad_query, begin, count), grad_scores, code, a.scale, 0);
+      if (need_grad_code)
+        gemm(grad_code, transposed(grad_scores), query_block, a.scale, begin == 0 ? 0 : 1);
     }
-    run_rows<T>(a, known, buffers, z, begin, count, need_gradient, gradient_weight,
-                loss.mutable_data_ptr<T>());
-
-    const Tensor grad_scores = buffers.bf16 ? rows_of(*buffers.bf16, 0, count) : scores;
-    if (need_grad_query) gemm(rows_of(grad_query, begin, count), grad_scores, code, a.scale, 0);
-    if (need_grad_code)
-      gemm(grad_code, transposed(grad_scores), query_block, a.scale, begin == 0 ? 0 : 1);
   }
 
   const ScalarType gradient = gradient_type(a.query.scalar_type());

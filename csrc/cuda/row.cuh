@@ -2,7 +2,7 @@
 //
 // Who owns what: thread t owns vectors of 16 bytes, t, t + threads, t + 2 threads, ... in every
 // sweep over its span, so the row's values need no barrier between sweeps; only reductions, the
-// postings of factors.cuh and the gradient written in place do.
+// postings of postings.cuh and the gradient written in place do.
 //
 // Rows of scores and of scratch are padded to whole vectors of any type (kPadding), so that they
 // are read and written 16 bytes at a time; the padding is treated as columns that are no negatives.

@@ -60,34 +60,33 @@ RowBlock<T> common_rows(const Arguments& a, const Wanted& wanted, ScalarType ope
   return block;
 }
 
-// Raw similarities that are given, as the row kernels take them: fp64 ones of fp32 rows, and any of
-// fp64 rows, are converted block by block.
+// Raw similarities that are given, as the row kernels take them: fp64 ones of fp32 rows, any of
+// fp64 rows, and those whose rows are not contiguous are copied block by block.
 class GivenSimilarity {
  public:
-  GivenSimilarity(const Tensor& similarity, ScalarType type) : type_(type), rows_(similarity) {
-    if (rows_.stride(1) != 1) rows_ = torch::stable::contiguous(rows_);
+  GivenSimilarity(const Tensor& similarity, ScalarType type) : rows_(similarity), type_(type) {
     const bool is_half = bytes_of(rows_.scalar_type()) == 2;
     if (is_half && type == ScalarType::Float) type_ = rows_.scalar_type();
   }
 
   template <typename T>
   void select(RowBlock<T>& block, int64_t begin, int64_t count) {
-    if (rows_.scalar_type() == type_) {
+    if (rows_.scalar_type() == type_ && rows_.stride(1) == 1) {
       block.similarity = element(rows_, begin * rows_.stride(0));
       block.similarity_stride = rows_.stride(0);
     } else {
       // Freed memory is used again behind what this stream still does with it.
-      converted_ = dense(torch::stable::narrow(rows_, 0, begin, count), type_);
-      block.similarity = element(*converted_, 0);
+      copied_ = dense(torch::stable::narrow(rows_, 0, begin, count), type_);
+      block.similarity = element(*copied_, 0);
       block.similarity_stride = rows_.size(1);
     }
     block.similarity_type = storage_of(type_);
   }
 
  private:
-  ScalarType type_;
   Tensor rows_;
-  std::optional<Tensor> converted_;
+  ScalarType type_;
+  std::optional<Tensor> copied_;
 };
 
 // The whole step in one launch where that is the faster way and the GPU can; nothing elsewhere.
