@@ -6,11 +6,25 @@ rank's codes belong to that rank: backward adds them up there (reduce-scatter).
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+# What gloo and NCCL say of a rank that is gone or stuck.
+_LOST = re.compile(
+    r"(closed|reset) by peer|timed out waiting|gloo.*(refused|broken pipe|timed ?out)"
+    r"|NCCL.*(remote process|timed? ?out|abort)",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+class LostPeerError(RuntimeError):
+    """Another rank ended, or did not take part within the time-out."""
 
 
 class Peers(NamedTuple):
@@ -102,8 +116,35 @@ def gather_texts(texts: list[str], peers: Peers) -> list[str]:
     if len(peers.sizes) == 1:
         return texts
     parts: list[Any] = [None] * len(peers.sizes)
-    dist.all_gather_object(parts, texts)
+    with _answered():
+        dist.all_gather_object(parts, texts)
     return [text for part in parts for text in part]
+
+
+def lost_peer(error: BaseException) -> LostPeerError | None:
+    """Return what to say of an error that is a lost rank's doing; None: it is not."""
+    if isinstance(error, LostPeerError):
+        return error
+    is_lost = isinstance(error, (dist.DistNetworkError, dist.DistStoreError))
+    if not is_lost and not (isinstance(error, RuntimeError) and _LOST.search(str(error))):
+        return None
+    return LostPeerError(
+        f"rank {dist.get_rank()} of {dist.get_world_size()} lost another rank, which ended or did "
+        "not answer in time: mend what that one printed last (or the lack of memory that the "
+        "system's log tells of) and start all ranks again; where it only was slow, give "
+        "init_process_group, or ddp_timeout of the trainer's arguments, a longer time-out"
+    )
+
+
+@contextmanager
+def _answered() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        lost = lost_peer(error)
+        if lost is None:
+            raise
+        raise lost from error
 
 
 class _Gather(torch.autograd.Function):
@@ -127,14 +168,16 @@ class _Gather(torch.autograd.Function):
         total = parts.new_empty(most, *parts.shape[1:])
         # The name of newer versions; the older one, which 2.10 has, warns there.
         scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
-        scatter(total, parts)
+        with _answered():
+            scatter(total, parts)
         return total[: sizes[ctx.peers.rank]].to(grad.dtype), None
 
 
 def _all_gather(rows: Tensor, ranks: int) -> Tensor:
     found = rows.new_empty(ranks * rows.shape[0], *rows.shape[1:])
     collect = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-    collect(found, rows.contiguous())
+    with _answered():
+        collect(found, rows.contiguous())
     return found
 
 

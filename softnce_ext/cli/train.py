@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from ..training.ranks import joined
 from ..training.settings import (
     STATIC_DEFAULTS,
     TRANSFORMER_DEFAULTS,
@@ -52,26 +53,31 @@ def run(args: argparse.Namespace) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     names = {each.name for each in fields(TrainSettings)}
     given = {name: value for name, value in vars(args).items() if name in names}
-    settings = settings_from(given, args.config)
-    replaces = Path(settings.output).is_dir() and any(Path(settings.output).iterdir())
-
     try:
-        from ..training.job import TrainingJob
-        from ..training.output import previous, save_report
-        from .table import metric_table, print_json
-
-        if settings.loss == "simcse":
-            return _train_simcse(settings, args.json)
-        report = TrainingJob(settings).run()
+        with joined():
+            return _run(settings_from(given, args.config), begin, as_json=args.json)
     except KeyboardInterrupt as stop:
         print(f"softnce train: {str(stop) or 'interrupted: nothing was written'}", file=sys.stderr)
         return 130
+
+
+def _run(settings: TrainSettings, begin: float, *, as_json: bool) -> int:
+    from ..training.job import TrainingJob
+    from ..training.output import previous, save_report
+    from .table import metric_table, print_json
+
+    replaces = Path(settings.output).is_dir() and any(Path(settings.output).iterdir())
+    if settings.loss == "simcse":
+        return _train_simcse(settings, as_json)
+    report = TrainingJob(settings).run()
+    if not report:  # of another rank than the first
+        return 0
     report["seconds"]["total"] = time.perf_counter() - begin
     table = metric_table(report["results"])
     heading = _heading(report)
     warning = f"\n{_CHOSEN_ON_TEST}" if settings.select == "test" else ""
     save_report(Path(settings.output), report, f"{heading}\n{table}{warning}")
-    if args.json:
+    if as_json:
         print_json(report)
         return 0
     print(heading)
@@ -100,6 +106,8 @@ def _train_simcse(settings: TrainSettings, as_json: bool) -> int:
     from .table import print_json
 
     report = run_simcse(settings)
+    if not report:  # of another rank than the first
+        return 0
     if as_json:
         print_json(report)
         return 0
@@ -153,6 +161,9 @@ def _notes(report: dict[str, Any], output: str) -> list[str]:
         if "duplicates" in mean:
             counts.append(f"{mean['duplicates']:.1f} duplicates masked a step")
         notes.append(f"{name}: {', '.join(counts)}")
+    if report["ranks"] > 1:
+        pairs = report["settings"]["batch_size"]
+        notes.append(f"{report['ranks']} ranks share the {pairs:,} pairs of a step")
     for side, table in report["teacher"].items():
         spent = f"{table['seconds']:.1f} s, {table['megabytes']:.1f} MB on disk"
         made = "encoded once" if table["built"] else "found from an earlier run"

@@ -1,4 +1,7 @@
-"""Batches for the trainer: texts of a static encoder tokenized once, not once per epoch and arm."""
+"""Batches for the trainer: texts of a static encoder tokenized once, not once per epoch and arm.
+
+Of several ranks each has its part of every batch, so that the batch is what one process would have.
+"""
 
 from __future__ import annotations
 
@@ -109,3 +112,40 @@ class TextPairs:
 
 
 TrainingPairs = TokenizedPairs | TextPairs
+
+
+def steps_per_epoch(rows: int, batch_size: int, ranks: int) -> int:
+    """Return how many batches have a row for each rank; all but a very small last one do."""
+    whole, left = divmod(rows, batch_size)
+    return whole + (left >= ranks)
+
+
+class RankBatches:
+    """A rank's part of each batch: as many rows as the others have, or one more.
+
+    A last batch with fewer rows than ranks is left out; its rows come in the next epoch.
+
+    Args:
+        batches: The sampler of all ranks' batches, of the trainer's kind.
+        rows: How many rows it draws from.
+        rank: The number of this rank.
+        ranks: How many there are.
+    """
+
+    def __init__(self, batches: Any, rows: int, rank: int, ranks: int) -> None:
+        # accelerate replaces the sampler of both by one that it seeds anew for each epoch.
+        self.batch_sampler, self.sampler = batches, batches.sampler
+        self.rows, self.rank, self.ranks = rows, rank, ranks
+
+    def __len__(self) -> int:
+        return steps_per_epoch(self.rows, self.batch_sampler.batch_size, self.ranks)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.batch_sampler:
+            begin, end = (len(batch) * each // self.ranks for each in (self.rank, self.rank + 1))
+            if len(batch) >= self.ranks:
+                yield batch[begin:end]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw another order in each epoch, the same on all ranks."""
+        self.batch_sampler.set_epoch(epoch)

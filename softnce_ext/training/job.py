@@ -22,6 +22,7 @@ from ..encoders.load import is_static
 from ..encoders.saved import check_model_name
 from ..evaluation.evaluate import result_row
 from ..functional import info_nce
+from . import ranks
 from .batches import TrainingPairs
 from .compare import add_seconds, differences, hybrid_weight_of, rank_all, task_mrr
 from .corpus import Corpus, read_corpus, split_corpus
@@ -46,6 +47,9 @@ class JobInterrupted(KeyboardInterrupt):
 class TrainingJob:
     """Trains what the settings say and compares it.
 
+    Ranks that torchrun or accelerate launch started share each batch; the first reads, validates,
+    writes and compares.
+
     Args:
         settings: The settings; what they leave open is filled in by preset and kind of model.
         progress: Show progress on stderr.
@@ -53,7 +57,8 @@ class TrainingJob:
 
     def __init__(self, settings: TrainSettings, *, progress: bool = True) -> None:
         self.settings = settings
-        self.progress = progress
+        self.progress = progress and ranks.is_first()
+        self.ranks = 1
         self.seconds: dict[str, float] = {}
         self.saved = ""  # what the output folder holds now, in words; "" before it is written
         self.left = ""  # the same of the teacher's folder
@@ -62,7 +67,7 @@ class TrainingJob:
         self.tables: dict[str, Any] = {}  # what the teacher's tables cost, by side
 
     def run(self) -> dict[str, Any]:
-        """Do the job and return its report, ready for JSON.
+        """Do the job and return its report, ready for JSON; ranks but the first have an empty one.
 
         Raises:
             ValueError, TypeError, OSError: A setting or the data does not fit.
@@ -71,7 +76,9 @@ class TrainingJob:
         """
         begin = time.perf_counter()
         try:
-            report = self._run()
+            with ranks.joined():
+                self.ranks = ranks.count()
+                report = self._run()
         except KeyboardInterrupt:
             left = self.left or "nothing was written"
             if self.saved:
@@ -81,13 +88,10 @@ class TrainingJob:
         return report
 
     def _run(self) -> dict[str, Any]:
-        check_output(Path(self.settings.output))
-        if needs_twin(self.settings):
-            check_output(teacher_folder(self.settings))
         for name in (self.settings.model, self.settings.init, self.settings.teacher):
             if name is not None and name != STATIC:
                 check_model_name(name)
-        corpus = self._corpus()
+        corpus = ranks.from_first(self._corpus)
         with self._phase("preparing"):
             model, texts = prepare_model(self.settings, corpus.split.train, progress=self.progress)
             self.settings = settings = as_read(self.settings, model, corpus.prepared).resolved(
@@ -106,10 +110,15 @@ class TrainingJob:
         weight = self._train_main(model, texts, corpus)
         if twin is not None and "infonce" not in self.runs:
             self._train_twin(twin, texts, corpus)
+        if not ranks.part():
+            return {}
         with self._phase("evaluating"):
             return self._report(corpus, weight)
 
     def _corpus(self) -> Corpus:
+        check_output(Path(self.settings.output))
+        if needs_twin(self.settings):
+            check_output(teacher_folder(self.settings))
         with self._phase("reading"):
             pairs, prepared = read_corpus(self.settings, progress=self.progress)
         with self._phase("splitting"):
@@ -122,7 +131,7 @@ class TrainingJob:
         _, codes = texts_of(corpus.split.train, boost)
         for task in (corpus.valid, corpus.test):
             codes += task.base.texts(boost)
-        remember_codes(model, codes, progress=self.progress)
+        ranks.after_first(lambda: remember_codes(model, codes, progress=self.progress))
 
     def _train_main(
         self, model: SentenceTransformer, texts: TrainingPairs, corpus: Corpus
@@ -135,8 +144,8 @@ class TrainingJob:
             teacher, run = find_teacher(settings, pairs, twin, self.progress)
             if run is not None:
                 self.runs["simcse"] = run
-            estimator, self.tables = make_estimator(
-                settings, model, pairs, teacher, progress=self.progress
+            estimator, self.tables = ranks.after_first(
+                lambda: make_estimator(settings, model, pairs, teacher, progress=self.progress)
             )
         if not self.tables and teacher is None:
             del self.seconds["teacher"]
@@ -144,29 +153,34 @@ class TrainingJob:
             loss = make_loss(model, settings, settings.loss, estimator)
             try:
                 run = self._train(model, loss, texts, corpus, settings.loss)
-                kept, interrupted = "the trained model, not compared yet", False
             except TrainingInterrupted as stop:
-                run = stop.run
-                if run.epoch == 0:
-                    raise
-                interrupted = True
-                kept = f"the model after epoch {run.epoch} of {settings.epochs}"
-            assert settings.name_boost is not None
-            weight = hybrid_weight_of(model, corpus.valid, settings.name_boost)
-            content = {
-                "name_boost": settings.name_boost,
-                "hybrid_weight": weight,
-                "form": settings.form,
-                "code_length": settings.code_length,
-                "loss": loss.get_config_dict(),
-                "settings": settings.to_json(),
-                "versions": library_versions(),
-            }
-            save_model(Path(settings.output), model, content, corpus.split, run.steps)
-            self.saved = kept
-            if interrupted:
-                raise KeyboardInterrupt
+                if stop.run.epoch and ranks.is_first():
+                    kept = f"the model after epoch {stop.run.epoch} of {settings.epochs}"
+                    self._keep(model, loss, corpus, stop.run, kept)
+                raise
+            kept = "the trained model, not compared yet"
+            weight = ranks.from_first(lambda: self._keep(model, loss, corpus, run, kept))
         self.runs[settings.loss], self.models[settings.loss] = run, model
+        return weight
+
+    def _keep(
+        self, model: SentenceTransformer, loss: Any, corpus: Corpus, run: TrainingRun, kept: str
+    ) -> float:
+        """Write the model; return the hybrid's weight."""
+        settings = self.settings
+        assert settings.name_boost is not None
+        weight = hybrid_weight_of(model, corpus.valid, settings.name_boost)
+        content = {
+            "name_boost": settings.name_boost,
+            "hybrid_weight": weight,
+            "form": settings.form,
+            "code_length": settings.code_length,
+            "loss": loss.get_config_dict(),
+            "settings": settings.to_json(),
+            "versions": library_versions(),
+        }
+        save_model(Path(settings.output), model, content, corpus.split, run.steps)
+        self.saved = kept
         return weight
 
     def _train_twin(
@@ -178,7 +192,7 @@ class TrainingJob:
             run = self.runs["infonce"] = self._train(twin, loss, texts, corpus, "infonce")
             self.models["infonce"] = twin
             if needs_twin(self.settings):
-                self._save_teacher(twin, run, corpus)
+                ranks.from_first(lambda: self._save_teacher(twin, run, corpus))
 
     def _save_teacher(self, twin: SentenceTransformer, run: TrainingRun, corpus: Corpus) -> None:
         """Keep what was trained first, so that another run need not do it again."""
@@ -240,6 +254,7 @@ class TrainingJob:
             "hybrid_weight": weight,
             "training": {name: run.summary() for name, run in self.runs.items()},
             "teacher": self.tables,
+            "ranks": self.ranks,
             "seconds": self.seconds,
             "settings": settings.to_json(),
             "versions": library_versions(),

@@ -10,6 +10,7 @@ from torch import Tensor
 from .. import functional
 from ..estimators.similarity import Groups, Similarity
 from ..sentence_transformers import PUBLISHED_RATE, SoftInfoNCELoss
+from . import ranks
 from .settings import WEIGHTED, TrainSettings
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def make_loss(
         "alpha": settings.alpha,
         "beta": settings.beta,
         "temperature": settings.temperature,
+        "gather_across_devices": ranks.count() > 1,
     }
     if loss == "infonce":
         return SoftInfoNCELoss(model, estimator=None, **options)

@@ -21,6 +21,7 @@ from ..encoders.static import (
 from ..encoders.text import code_text
 from ..estimators.cache import cache_folder
 from ..estimators.frozen import check_raw_dot
+from . import ranks
 from .batches import TextPairs, TokenizedPairs, TrainingPairs
 from .settings import TrainSettings
 from .systems import SYSTEMS
@@ -90,10 +91,14 @@ def _from_scratch(
         )
     assert settings.name_boost is not None and settings.seed is not None
     queries, codes = texts_of(pairs, settings.name_boost)
-    tokenizer = build_tokenizer(
-        [*queries, *codes], settings.vocab_size, max_length_tokens=settings.code_length
-    )
-    texts = TokenizedPairs(tokenize(tokenizer, queries), tokenize(tokenizer, codes))
+
+    def pieces() -> tuple[Any, TokenizedPairs]:
+        made = build_tokenizer(
+            [*queries, *codes], settings.vocab_size, max_length_tokens=settings.code_length
+        )
+        return made, TokenizedPairs(tokenize(made, queries), tokenize(made, codes))
+
+    tokenizer, texts = ranks.from_first(pieces)
     idf = inverse_document_frequency(texts.texts(), tokenizer.get_vocab_size())
     model = build_static_encoder(tokenizer, idf, settings.dimension, seed=settings.seed)
     if settings.init is not None:

@@ -214,7 +214,9 @@ class TrainSettings:
         choices=("batch", "published"),
     )
 
-    batch_size: int | None = option("optimiser", int, None, "pairs per step", at_least=2)
+    batch_size: int | None = option(
+        "optimiser", int, None, "pairs per step, those of all ranks together", at_least=2
+    )
     epochs: int | None = option(
         "optimiser", int, None, "passes over the data; the best is kept", at_least=1
     )

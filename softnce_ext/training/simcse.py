@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..encoders.load import is_static, set_max_length
 from ..sentence_transformers import SoftInfoNCELoss
+from . import ranks
 from .batches import TextPairs
 from .settings import TrainSettings
 from .trainer import TrainingRun, train_encoder
@@ -96,7 +97,11 @@ def train_simcse(
     set_max_length(model, settings.length)
     encoder, trained = _modules(model, first_token=settings.first_token)
     loss = SoftInfoNCELoss(
-        trained, estimator=None, scale=1 / settings.temperature, mask_duplicates=mask_duplicates
+        trained,
+        estimator=None,
+        scale=1 / settings.temperature,
+        mask_duplicates=mask_duplicates,
+        gather_across_devices=ranks.count() > 1,
     )
     options = TrainSettings(
         batch_size=settings.batch_size,

@@ -11,17 +11,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
+from accelerate.data_loader import prepare_data_loader
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PrinterCallback, TrainerCallback
 
 from ..encoders.load import is_static
 from ..sentence_transformers import SoftInfoNCELoss
-from .batches import TrainingPairs
+from . import ranks
+from .batches import RankBatches, TrainingPairs, steps_per_epoch
 from .settings import TrainSettings
 
 if TYPE_CHECKING:
-    import torch
     from sentence_transformers import SentenceTransformer
 
 
@@ -81,6 +84,8 @@ def train_encoder(
 ) -> TrainingRun:
     """Train a model in place; it ends with the weights of its best epoch.
 
+    Ranks that have joined share each batch; the first validates for all.
+
     Args:
         model: The model; trained on the GPU where there is one.
         loss: Its loss.
@@ -96,13 +101,16 @@ def train_encoder(
         TrainingDivergedError: The loss of a step was not finite.
         TrainingInterrupted: Ctrl-C; the model has the weights of its best epoch so far.
     """
+    assert settings.batch_size is not None
+    batch_size = settings.batch_size
     run = TrainingRun()
     keeper = _KeepBest(model, run, validate)
-    bar = _Bar(title, run, hidden=not progress)
+    bar = _Bar(title, run, hidden=not progress or not ranks.is_first())
     stop = _StopAfterStep()
     collator: Any = pairs.collator(model)
     with tempfile.TemporaryDirectory(prefix="softnce-") as scratch:
         trainer = _Trainer(
+            batch_size,
             model=model,
             args=_arguments(settings, scratch, len(pairs), static=is_static(model)),
             train_dataset=pairs.dataset(),
@@ -129,25 +137,31 @@ def train_encoder(
 def _arguments(
     settings: TrainSettings, folder: str, rows: int, *, static: bool
 ) -> SentenceTransformerTrainingArguments:
-    import torch
-
     if settings.precision == "tf32" and not torch.cuda.is_available():
         raise ValueError("precision tf32 needs an NVIDIA GPU, got none; bf16 and fp32 need none")
     assert settings.batch_size is not None and settings.epochs is not None
     assert settings.learning_rate is not None and settings.seed is not None
-    per_epoch = math.ceil(rows / settings.batch_size)
+    together = ranks.count()
+    for name, value in (
+        ("batch_size", settings.batch_size),
+        ("the number of training pairs", rows),
+    ):
+        if value < together:
+            raise ValueError(f"{name} must be >= {together}, one for each rank, got {value}")
+    per_epoch = steps_per_epoch(rows, settings.batch_size, together)
     total = per_epoch * settings.epochs
     arguments = SentenceTransformerTrainingArguments(
         output_dir=folder,
-        per_device_train_batch_size=settings.batch_size,
+        per_device_train_batch_size=math.ceil(settings.batch_size / together),
         max_steps=min(settings.max_steps or total, total),
         learning_rate=settings.learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=round((settings.warmup_epochs or 0.0) * per_epoch),
         weight_decay=0.0,
         bf16=settings.precision == "bf16",
-        # Without it the library takes bf16 for a wish that only a GPU can meet.
-        use_cpu=settings.precision == "bf16" and not torch.accelerator.is_available(),
+        # Without it the library takes bf16, and ranks, for a wish that only a GPU can meet.
+        use_cpu=(settings.precision == "bf16" or together > 1)
+        and not torch.accelerator.is_available(),
         tf32=True if settings.precision == "tf32" else None,
         # Adam's steps do not depend on the gradient's length; a static encoder needs no guard.
         max_grad_norm=0.0 if static else 1.0,
@@ -156,15 +170,54 @@ def _arguments(
         report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
+        dataloader_drop_last=together > 1,  # else the library warns of what RankBatches sees to
+        ddp_find_unused_parameters=not static,  # a transformer may have a pooler nobody asks for
         seed=settings.seed,
     )
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # DataParallel would split the batch's negatives among the GPUs
+    if arguments.world_size != together:
+        raise ValueError(
+            f"ranks need CUDA GPUs, or CPUs alone, got {together} ranks on {arguments.device.type}"
+        )
     return arguments
 
 
 class _Trainer(SentenceTransformerTrainer):
-    """Stops at a loss that is not finite, and logs what the loss counts."""
+    """Stops at a loss that is not finite, logs what the loss counts, shares batches among ranks."""
+
+    def __init__(self, batch_size: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.batch_size = batch_size  # of all ranks
+        if not ranks.is_first():  # dropout of its own; the order of rows has another generator
+            torch.manual_seed(self.args.seed + self.args.process_index)
+
+    def get_train_dataloader(self) -> Any:
+        if ranks.count() == 1:
+            return super().get_train_dataloader()
+        data: Any = self.train_dataset
+        collator: Any = self.data_collator
+        batches = self.get_batch_sampler(
+            data,
+            batch_size=self.batch_size,
+            drop_last=False,
+            valid_label_columns=collator.valid_label_columns,
+            generator=torch.Generator().manual_seed(self.args.seed),
+            seed=self.args.seed,
+        )
+        mine = RankBatches(batches, len(data), self.args.process_index, ranks.count())
+        pinned = self.args.dataloader_pin_memory
+        loader = DataLoader(data, batch_sampler=mine, collate_fn=collator, pin_memory=pinned)
+        # As for one process, in the same order; else each rank would get batches of its own.
+        return prepare_data_loader(
+            loader,
+            self.args.device,
+            num_processes=1,
+            process_index=0,
+            put_on_device=True,
+            use_seedable_sampler=self.accelerator.use_seedable_sampler,
+            data_seed=self.args.seed,
+        )
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """Leave out the generated model card; ours says what was measured."""
@@ -182,7 +235,7 @@ class _Trainer(SentenceTransformerTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             loss: Any = self.loss
-            logs = {**logs, **loss.pop_statistics()}
+            logs = {**logs, **ranks.mean(loss.pop_statistics())}
         super().log(logs, start_time)
 
 
@@ -215,7 +268,7 @@ class _StopAfterStep(TrainerCallback):
         self.asked = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.asked:
+        if ranks.any_rank(self.asked):
             raise KeyboardInterrupt
 
 
@@ -261,7 +314,7 @@ class _KeepBest(TrainerCallback):
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.current += 1
         if self.validate is not None:
-            self.run.validation.append(self.validate())
+            self.run.validation.append(ranks.from_first(self.validate))
         if self.validate is None or self.run.validation[-1] == max(self.run.validation):
             self.best = {
                 name: value.detach().cpu().clone()
