@@ -36,7 +36,12 @@ def model(untrained: Any) -> Any:
 
 
 def fit(
-    loss: nn.Module, folder: Path, columns: dict[str, Any], evaluated: Any = None, **arguments: Any
+    loss: nn.Module,
+    folder: Path,
+    columns: dict[str, Any],
+    evaluated: Any = None,
+    callbacks: Any = None,
+    **arguments: Any,
 ) -> list[float]:
     """Train for four steps; return the loss of each."""
     from datasets import Dataset
@@ -64,8 +69,12 @@ def fit(
         train_dataset=data,
         eval_dataset=evaluated and Dataset.from_dict(evaluated),
         loss=loss,
+        callbacks=callbacks,
     )
     trainer.train()
+    if callbacks:
+        history = [entry for entry in trainer.state.log_history if "loss" in entry]
+        assert all({"duplicates", "low_weights"} <= set(entry) for entry in history)
     if evaluated:
         assert trainer.evaluate()["eval_loss"] > 0
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -173,6 +182,28 @@ def test_row_numbers_under_another_name_are_told_what_to_be(model: Any, tmp_path
     numbered = {**PAIRS, "number": [str(i) for i in range(32)]}
     with pytest.raises(ValueError, match='int column "label" .*under another name'):
         fit(loss, tmp_path, numbered)
+
+
+TWINS = {"query": [QUERIES[i % 8] for i in range(32)], "code": CODES[:32]}
+
+
+def test_duplicates_are_told_once_and_logged_by_the_callback(
+    untrained: Any, tmp_path: Path, caplog: Any, capsys: Any
+) -> None:
+    from softnce_ext.sentence_transformers.log import LogStatistics
+
+    fit(SoftInfoNCELoss(copy.deepcopy(untrained)), tmp_path, TWINS)
+    (told,) = [each.getMessage() for each in caplog.records if "no negatives" in each.getMessage()]
+    assert "of this batch of 16 rows" in told and "LogStatistics" in told
+    caplog.clear()
+    for columns in (PAIRS, TWINS):  # nothing to tell; told by the callback
+        loss = SoftInfoNCELoss(copy.deepcopy(untrained))
+        callback = LogStatistics(loss)
+        fit(loss, tmp_path, columns, callbacks=[callback])
+        printed = capsys.readouterr().out
+        assert printed.count("duplicates") == printed.count("low_weights") == 4
+    assert not any("no negatives" in each.getMessage() for each in caplog.records)
+    assert "'duplicates': '0'" not in printed and "'duplicates': 0" not in printed
 
 
 def test_the_card_tells_the_loss_and_the_paper(model: Any, tmp_path: Path) -> None:

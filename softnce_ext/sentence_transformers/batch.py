@@ -46,16 +46,16 @@ def batch_similarity(
 
 
 def batch_groups(columns: Sequence[dict[str, Any]], peers: Peers) -> tuple[Groups | None, int]:
-    """Number the duplicates among all ranks' rows, None where this rank's have none.
+    """Number the duplicates among all ranks' rows, None where there are none.
 
     Returns:
-        The groups of all, and how many (query, code) pairs of this rank's rows they mask.
+        The groups, and how many (query, code) pairs they mask, of all ranks' rows.
     """
     texts, device = [token_ids(column) for column in columns], device_of(columns[0])
     if len(peers.sizes) > 1:
         texts = gathered_prints(texts, peers, device)
     query, code = duplicate_groups(texts)
-    masked = count_masked(query[peers.rows], code)
+    masked = count_masked(query, code)
     if masked == 0:
         return None, 0
     return (torch.from_numpy(query).to(device), torch.from_numpy(code).to(device)), masked

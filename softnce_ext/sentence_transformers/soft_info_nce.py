@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -33,6 +34,8 @@ from .options import (
 )
 from .own_negatives import add_own, group_own
 from .statistics import Statistics
+
+_logger = logging.getLogger(__name__)
 
 
 class SoftInfoNCELoss(nn.Module):
@@ -161,6 +164,8 @@ class SoftInfoNCELoss(nn.Module):
         if self.mask_duplicates:
             groups, masked = batch_groups(columns, peers)
             self._statistics.add("duplicates", masked)
+            if masked and peers.rank == 0:
+                self._tell_once(masked, peers.total)
         return {"similarity": similarity, "groups": groups, "peers": peers}
 
     def compute_loss_from_embeddings(
@@ -187,7 +192,8 @@ class SoftInfoNCELoss(nn.Module):
         """
         if len(embeddings) < 2:
             raise ValueError(f"embeddings must hold at least 2 columns, got {len(embeddings)}")
-        query, code = embeddings[0], torch.cat(list(embeddings[1:]))
+        query, *codes_by_column = embeddings
+        code = codes_by_column[0] if len(codes_by_column) == 1 else torch.cat(codes_by_column)
         peers = peers or self._meet(len(query), len(embeddings), query.device)
         if self._takes_embeddings():
             online: Any = self.estimator
@@ -276,8 +282,9 @@ class SoftInfoNCELoss(nn.Module):
         """Return the means per step since the last call, and start anew.
 
         `low_weights` is how many negatives a row had with a weight below 0.5, `duplicates` how
-        many (query, code) pairs of a batch were masked out. Of a batch of more than 1024 rows
-        `low_weights` is told from the first 1024. Of several ranks each tells its own rows'.
+        many (query, code) pairs of a batch, that of all ranks, were masked out. Of a batch of more
+        than 1024 rows `low_weights` is told from the first 1024; of several ranks each tells its
+        own rows'.
         """
         return self._statistics.pop()
 
@@ -304,6 +311,20 @@ class SoftInfoNCELoss(nn.Module):
     def citation(self) -> str:
         """BibTeX of the paper."""
         return CITATION
+
+    def _tell_once(self, masked: int, rows: int) -> None:
+        """Say that duplicates are masked, where nobody reads the statistics of each step."""
+        if not self._statistics.is_read and self._statistics.steps("duplicates") > 1:
+            self._statistics.is_read = True
+            _logger.warning(
+                "%s: %d (query, code) pairs of this batch of %d rows are no negatives, since they "
+                "repeat another row's query or code (mask_duplicates=False keeps them); among the "
+                "trainer's callbacks, softnce_ext.sentence_transformers.log.LogStatistics(loss) "
+                "logs how many there are",
+                type(self).__name__,
+                masked,
+                rows,
+            )
 
     def _meet(self, rows: int, columns: int, device: torch.device) -> Peers:
         return meet(rows, columns, device) if self.gather_across_devices else alone(rows)

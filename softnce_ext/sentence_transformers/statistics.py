@@ -6,9 +6,14 @@ from torch import Tensor
 
 
 class Statistics:
-    """Means of what each step adds; on CUDA nothing waits for the device before `pop`."""
+    """Means of what each step adds; on CUDA nothing waits for the device before `pop`.
+
+    Attributes:
+        is_read: Whether somebody asks for the means, or has been told how.
+    """
 
     def __init__(self) -> None:
+        self.is_read = False
         self._sums: dict[str, tuple[Tensor | float, int]] = {}
 
     def add(self, name: str, value: Tensor | float) -> None:
@@ -16,7 +21,12 @@ class Statistics:
         total, steps = self._sums.get(name, (0.0, 0))
         self._sums[name] = (total + value, steps + 1)
 
+    def steps(self, name: str) -> int:
+        """Return how many steps have added a figure since the last `pop`."""
+        return self._sums.get(name, (0.0, 0))[1]
+
     def pop(self) -> dict[str, float]:
         """Return the means since the last call, and start anew."""
+        self.is_read = True
         sums, self._sums = self._sums, {}
         return {name: float(total) / steps for name, (total, steps) in sums.items()}
