@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ def facts() -> dict[str, Any]:
     return {
         "date": date.today().isoformat(),
         "commit": _commit(),
+        "command": _command(sys.argv),
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
         "load": os.getloadavg()[0],
@@ -67,6 +70,17 @@ def _commit() -> str:
     if commit and _said("git", "-C", root, "status", "--porcelain", *others):
         commit += "-dirty"
     return commit or "unknown"
+
+
+def _command(words: list[str]) -> str:
+    """Return the command as README tells it: without where its result file went."""
+    script, given, shown = Path(words[0]).name, iter(words[1:]), []
+    for word in given:
+        if word == "--json":
+            next(given, None)
+        elif not word.startswith("--json="):
+            shown.append(word)
+    return shlex.join(["python", f"benchmarks/{script}", *shown])
 
 
 def _said(*command: str) -> str:

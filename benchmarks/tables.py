@@ -37,6 +37,10 @@ def where_cuda(data: dict[str, Any]) -> str:
     return f"{m['gpu']}, {versions}, commit {m['commit']}, {m['date']}"
 
 
+def ran(data: dict[str, Any], script: str) -> str:
+    return data["machine"].get("command", f"python benchmarks/{script}.py")
+
+
 def cell(entry: dict[str, Any], name: str, key: str, form: str, suffix: str = " x") -> str:
     """Return a contender's figure, or in a word why there is none."""
     row = entry["contenders"].get(name, {})
@@ -90,7 +94,7 @@ def loss() -> str:
             "Times as multiples of the matrix products alone (4 with a teacher pair, 3 without); "
             "memory beside inputs and gradients. No figure: the contender has no such similarity.",
             f"{last.get('dtype', 'float32')}, D = {last['dimension']}, {last['threads']} threads; "
-            f"{where(data)}; `python benchmarks/bench_loss.py`.",
+            f"{where(data)}; `{ran(data, 'bench_loss')}`.",
         ]
     )
 
@@ -171,7 +175,7 @@ def share() -> str:
             "",
             "All of the loss's side: everything of SoftInfoNCELoss but the encoder, forward and "
             "backward (duplicates, BM25, normalisation, statistics, the loss).",
-            f"{'; '.join(foot)}; `python benchmarks/bench_share.py`.",
+            f"{'; '.join(foot)}; `{ran(next(iter(found.values())), 'bench_share')}`.",
         ]
     )
 
@@ -188,15 +192,18 @@ def bm25() -> str:
         lines.append(cells)
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     head = ["N", "this package, 1 thread", "bm25s (numba)", "rank_bm25"]
-    foot = f"{where(data)}; {versions}; `python benchmarks/bench_bm25.py`."
+    foot = f"{where(data)}; {versions}; `{ran(data, 'bench_bm25')}`."
     return "\n".join([*table(head, lines), "", foot])
 
 
 def start() -> str:
     data = load("start")
-    lines = ["| | seconds |", "|---|---|"]
-    lines += [f"| {name} | {value['median_s']:.2f} |" for name, value in data["results"].items()]
-    return "\n".join([*lines, "", f"{where(data)}; `python benchmarks/bench_start.py`."])
+    lines = []
+    for name, value in data["results"].items():
+        low, high = value["range_s"]
+        lines.append([name, f"{value['median_s']:.2f}", f"{low:.2f} to {high:.2f}"])
+    last = f"{where(data)}; `{ran(data, 'bench_start')}`."
+    return "\n".join([*table(["", "median, s", "range, s"], lines), "", last])
 
 
 def train() -> str:
@@ -219,7 +226,7 @@ def difference() -> str:
         soft = gaps["soft-infonce minus infonce"]["words"]
         hybrid = next(gap["words"] for name, gap in gaps.items() if name.startswith("hybrid"))
         lines.append(f"| {run['seed']} | {soft} | {hybrid} |")
-    return "\n".join([*lines, "", f"{where(data)}; `python benchmarks/bench_train.py`."])
+    return "\n".join([*lines, "", f"{where(data)}; `{ran(data, 'bench_train')}`."])
 
 
 def evaluation() -> str:
@@ -234,7 +241,7 @@ def evaluation() -> str:
         f"{mib[0]:.0f} MiB resident with the vectors; a full sort holds {mib[1]:.0f} MiB of "
         "scores and order."
     )
-    last = f"{where(data)}; `python benchmarks/bench_evaluation.py`."
+    last = f"{where(data)}; `{ran(data, 'bench_evaluation')}`."
     return "\n".join([*table(["ranking a code base", "time"], lines), "", foot, last])
 
 
@@ -260,7 +267,7 @@ def finetune() -> str:
             f"{found['train_pairs']:,} pairs; {found['test_queries']:,} queries of "
             f"{found['test_packages']} unseen packages; intervals over packages, of each query's "
             "mean over the seeds.",
-            f"{where(data)}; `python benchmarks/bench_finetune.py`.",
+            f"{where(data)}; `{ran(data, 'bench_finetune')}`.",
         ]
     )
 
@@ -283,7 +290,7 @@ def estimators() -> str:
     foot = (
         f"6 layers of 384, batch {found['rows']}, {found['step_ms']:.0f} ms a step; {where(data)}"
     )
-    return "\n".join([*table(head, lines), "", f"{foot}; `python benchmarks/bench_estimators.py`."])
+    return "\n".join([*table(head, lines), "", f"{foot}; `{ran(data, 'bench_estimators')}`."])
 
 
 BLOCKS = {

@@ -12,7 +12,7 @@ ROWS = 2048
 
 @pytest.mark.parametrize("kind", [NONE, TEACHER])
 def test_peak(device, benchmark, kind):
-    """Ours takes row blocks, eager torch whole matrices: at 2048 rows half at most."""
+    """Ours takes row blocks, eager torch whole matrices: at 2048 rows a quarter at most."""
     problem = make_problem(ROWS, 64, kind, device=device)
     names = [name for name in contenders.CONTENDERS if not name.startswith("compile")]
     found, absent = contenders.steps(problem, names)
@@ -23,4 +23,4 @@ def test_peak(device, benchmark, kind):
     benchmark.group = f"memory, {kind}, N = {ROWS}, {device}"
     benchmark.extra_info |= {"peak_mib": peaks, "absent": absent}
     benchmark.pedantic(found["native"], rounds=3)
-    assert 0 < peaks["native"] < peaks["eager"] / 2, peaks
+    assert 0 < peaks["native"] < peaks["eager"] / 4, peaks
