@@ -8,7 +8,13 @@ import pytest
 from tiny import save_tiny_encoder
 
 from softnce_ext.encoders import saved
-from softnce_ext.encoders.saved import EncoderSettings, encode, load_encoder, local_folder
+from softnce_ext.encoders.saved import (
+    EncoderSettings,
+    check_model_name,
+    encode,
+    load_encoder,
+    local_folder,
+)
 
 
 @pytest.mark.parametrize(
@@ -84,3 +90,40 @@ def test_what_is_no_hub_name_is_not_looked_up(name: str, monkeypatch: pytest.Mon
     monkeypatch.setattr("softnce_ext.encoders.load.load_model", fail)
     with pytest.raises(FileNotFoundError, match=f"model {name}: there is no such folder"):
         load_encoder(name)
+
+
+def test_a_broken_model_of_ours_says_so_once(tmp_path: Path) -> None:
+    from tiny_backbones import save_tiny_backbone
+
+    from softnce_ext.encoders.backbones import build_backbone
+
+    save_tiny_backbone(tmp_path / "roberta", ["read a file"])
+    build_backbone("codebert", tmp_path / "roberta").save(str(tmp_path / "saved"))
+    (tmp_path / "saved" / "model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(FileNotFoundError) as refused:
+        load_encoder(str(tmp_path / "saved"))
+    assert str(refused.value).count("cannot be loaded") == 1
+
+
+def test_the_hub_is_asked_for_a_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import HfApi, constants
+
+    asked: list[tuple[str, str]] = []
+
+    def exists(self: HfApi, name: str, file: str) -> bool:
+        asked.append((name, file))
+        if name == "far/away":
+            raise OSError("no route\nto it")
+        return name == "org/there" and file == "config.json"
+
+    monkeypatch.setattr(HfApi, "file_exists", exists)
+    with pytest.raises(FileNotFoundError, match="and HF_HUB_OFFLINE forbids to ask the hub"):
+        check_model_name("org/there")
+    assert not asked
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    check_model_name("org/there")
+    assert asked == [("org/there", "modules.json"), ("org/there", "config.json")]
+    with pytest.raises(FileNotFoundError, match="model org/none is not on .* hub has none of that"):
+        check_model_name("org/none")
+    with pytest.raises(FileNotFoundError, match="and the hub cannot be asked: no route$"):
+        check_model_name("far/away")

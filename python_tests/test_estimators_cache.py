@@ -196,6 +196,16 @@ def test_a_full_disk_leaves_nothing(
     assert cached_table(vectors, TEXTS, {}, folder=tmp_path).built
 
 
+def test_a_table_stands_for_its_own_texts_alone(tmp_path: Path) -> None:
+    """Rows of other data would be found all the same, where the table has enough of them."""
+    cached_table(vectors, TEXTS, {}, folder=tmp_path)
+    found = cached_table(vectors, TEXTS, {}, folder=tmp_path)
+    found.check_texts(TEXTS)
+    for other in (TEXTS[:-1], TEXTS[::-1], [*TEXTS[:-1], "another"], [*TEXTS, "one more"]):
+        with pytest.raises(StaleTableError, match="of 10 texts was made of other data than the "):
+            found.check_texts(other)
+
+
 def test_too_little_space_is_told_before_the_texts_are_encoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,9 @@ CHOSEN = [5, 3, 17, 40, 2, 61]
 
 @pytest.fixture(scope="module")
 def student(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return transformer_model(QUERIES + CODES, tmp_path_factory.mktemp("student"))
+    model = transformer_model(QUERIES + CODES, tmp_path_factory.mktemp("student"))
+    model.similarity_fn_name = "dot"  # as the paper's; unsaid it would be cosine
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -347,7 +349,7 @@ def test_bad_arguments_get_one_sentence(student: Any, simcse: Any, tmp_path: Pat
         SoftInfoNCELoss(copied, TeacherEstimator(copied))
     with pytest.raises(ValueError, match=r"of the student's architecture, \d+ weights differ"):
         estimator = TeacherEstimator(simcse, init_student_from_teacher=True)
-        SoftInfoNCELoss(student, estimator)
+        SoftInfoNCELoss(student, estimator, temperature=0.1)
     cached = SimCSEEstimator(simcse)
     cached.cache(QUERIES, folder=tmp_path)
     with pytest.raises(ValueError, match="column 1 of the batch must have row numbers"):
@@ -365,6 +367,28 @@ def test_raw_dot_presets_are_refused_where_vectors_have_length_1(student: Any) -
             SoftInfoNCELoss(model, estimator)
         SoftInfoNCELoss(model, estimator, temperature=0.1)
     assert SoftInfoNCELoss(student, TeacherEstimator(mode="online")).weights["temperature"] == 5.0
+
+
+@pytest.mark.parametrize("said", ["cosine", "dot"])
+def test_a_teacher_is_compared_as_it_says_itself(student: Any, said: str, tmp_path: Path) -> None:
+    """Though no module of it normalises: by text, by features and by table."""
+    teacher = other_weights(student)
+    teacher.similarity_fn_name = said
+    query, code = (embed(teacher, [texts[i] for i in CHOSEN]) for texts in (QUERIES, CODES))
+    if said == "cosine":
+        query, code = nn.functional.normalize(query), nn.functional.normalize(code)
+    estimator = TeacherEstimator(teacher)
+    found = [estimator(batch(student, CHOSEN, texts=texts)) for texts in (False, True)]
+    estimator.cache(QUERIES, CODES, folder=tmp_path)
+    for left, right in (*found, estimator(batch(student, CHOSEN))):
+        torch.testing.assert_close(left @ right.T, query @ code.T, rtol=1e-5, atol=1e-5)
+    other = TeacherEstimator(teacher, normalize=said != "cosine")
+    assert all(table.built for table in other.cache(QUERIES, CODES, folder=tmp_path))
+    if said == "cosine":
+        with pytest.raises(ValueError, match="temperature must be given with a teacher whose"):
+            SoftInfoNCELoss(student, estimator)
+    else:
+        SoftInfoNCELoss(student, estimator)
 
 
 def test_models_are_loaded_by_folder(student: Any, simcse: Any, tmp_path: Path) -> None:

@@ -32,7 +32,10 @@ def _no_pretrained(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(data: Path, output: Path, **options: Any) -> dict[str, Any]:
-    settings = TrainSettings(data=str(data), output=str(output), **{**TINY, **options})
+    given = {**TINY, **options}
+    if "model" in options:  # which has its own
+        del given["vocab_size"], given["dimension"]
+    settings = TrainSettings(data=str(data), output=str(output), **given)
     return TrainingJob(settings, progress=False).run()
 
 
@@ -200,6 +203,21 @@ def test_folder_of_others_is_refused_before_any_work(data: Path, tmp_path: Path)
         run(tmp_path / "no data", tmp_path / "thesis.tex")
     (tmp_path / "empty").mkdir()
     check_output(tmp_path / "empty")
+
+
+def test_parents_of_a_failed_run_are_not_left(data: Path, tmp_path: Path) -> None:
+    for folder in ("a/b/c", "a/m"):
+        with pytest.raises(ValueError, match="scoring must be cosine"):
+            run(data, tmp_path / folder, scoring="dot")
+    assert list(tmp_path.iterdir()) == []
+    model = static_model(["read a file"])
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        save_model(tmp_path / "a/b/c", model, {"x": object()}, Split([], [], []), [])
+    assert list(tmp_path.iterdir()) == []
+    save_model(tmp_path / "a/b/c", model, {}, Split([], [], []), [])
+    load_encoder(str(tmp_path / "a/b/c"))
+    with pytest.raises(NotADirectoryError, match=r"c/softnce\.json is no folder"):
+        check_output(tmp_path / "a/b/c/softnce.json/d/e")
 
 
 def test_interrupt_before_an_epoch_leaves_nothing(

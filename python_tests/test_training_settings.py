@@ -92,6 +92,21 @@ def test_bad_yaml_is_named(tmp_path: Path, text: str, message: str) -> None:
         ({"top_k": None}, TypeError, "top_k must be a whole number, got None"),
         ({"false_negative_rate": 1.0}, ValueError, "false_negative_rate must be a number < 1"),
         ({"temperature": -1.0}, ValueError, "temperature must be a number > 0, got -1.0"),
+        ({"loss": "threshold", "ratio": -1}, ValueError, "ratio must be a number > 0, got -1.0"),
+        ({"loss": "threshold", "ratio": 0}, ValueError, "ratio must be a number > 0, got 0.0"),
+        ({"min_weight": 1.5}, ValueError, "min_weight must be a number <= 1, got 1.5"),
+        ({"min_weight": -0.1}, ValueError, "min_weight must be a number >= 0, got -0.1"),
+        ({"loss": "kl", "kl_weight": -1}, ValueError, "kl_weight must be a number >= 0, got -1.0"),
+        (
+            {"loss": "kl", "kl_weight": 0, "info_nce_weight": 0},
+            ValueError,
+            "info_nce_weight or kl_weight must be above 0 with loss kl, got 0 for both",
+        ),
+        (
+            {"loss": "top-k", "top_k": 31, "batch_size": 32},
+            ValueError,
+            "top_k must leave a negative in a batch of 32, got 31",
+        ),
         ({"loss": "softinfonce"}, ValueError, "loss must be one of soft-infonce, infonce, .*, got"),
         ({"estimator": "tfidf"}, ValueError, "estimator must be one of bm25, simcse, trained, "),
         ({"estimator": "none"}, ValueError, "estimator must be .* with loss soft-infonce, got"),
@@ -128,3 +143,113 @@ def test_bad_yaml_is_named(tmp_path: Path, text: str, message: str) -> None:
 def test_bad_values_are_named(values: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         TrainSettings(**values)
+
+
+UNUSED = [
+    ({"loss": "bce", "alpha": 1.5}, "alpha is not used by loss bce, got 1.5"),
+    ({"loss": "kl", "beta": 0.5}, "beta is not used by loss kl, got 0.5"),
+    ({"loss": "bce", "min_weight": 0.2}, "min_weight is not used by loss bce, got 0.2"),
+    ({"loss": "infonce", "estimator": "simcse"}, "estimator is not used by loss infonce, got sim"),
+    ({"loss": "infonce", "temperature": 1.0}, "temperature is not used by loss infonce, got 1.0"),
+    ({"loss": "infonce", "bm25_sides": "code-code"}, "bm25_sides is not used by loss infonce"),
+    ({"loss": "infonce", "alpha_scaling": "expected"}, "alpha_scaling is not used by loss infonce"),
+    ({"loss": "top-k", "temperature": 1.0}, "temperature is not used by loss top-k, got 1.0"),
+    ({"loss": "top-k", "bm25_temperature": "scaled"}, "bm25_temperature is not used by loss top-k"),
+    ({"top_k": 3}, "top_k is not used by loss soft-infonce, got 3"),
+    ({"ratio": 0.5}, "ratio is not used by loss soft-infonce, got 0.5"),
+    ({"kl_weight": 0.5}, "kl_weight is not used by loss soft-infonce, got 0.5"),
+    ({"false_negative_rate": 0.1}, "false_negative_rate is not used by alpha_scaling none, got 0"),
+    ({"simcse_settings": "original"}, "simcse_settings is not used by estimator bm25, got orig"),
+    ({"teacher_dtype": "float16"}, "teacher_dtype is not used by estimator bm25, got float16"),
+    (
+        {"estimator": "simcse", "teacher": "x", "simcse_settings": "original"},
+        "simcse_settings is not used by teacher x, got original",
+    ),
+    ({"estimator": "trained", "bm25_rules": "published"}, "bm25_rules is not used by estimator tr"),
+    (
+        {"estimator": "trained", "teacher_mode": "online", "teacher_dtype": "float16"},
+        "teacher_dtype is not used by teacher_mode online, got float16",
+    ),
+    ({"model": "bert", "dimension": 64}, "dimension is not used by model bert, got 64"),
+    ({"preset": "codebert", "vocab_size": 900}, "vocab_size is not used by model of preset codeb"),
+    ({"loss": "simcse", "scale": 20.0}, "scale is not used by loss simcse, got 20.0"),
+    ({"loss": "simcse", "name_boost": 5}, "name_boost is not used by loss simcse, got 5"),
+    ({"loss": "simcse", "init": "x"}, "init is not used by loss simcse, got x"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), UNUSED)
+def test_what_counts_for_nothing_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainSettings(**values)
+    with pytest.raises(ValueError, match=message):
+        settings_from(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"loss": "bce", "min_weight": 0.1}, "min_weight is not used by loss bce, got 0.1"),
+        ({"top_k": 1}, "top_k is not used by loss soft-infonce, got 1"),
+        ({"loss": "infonce", "estimator": "bm25"}, "estimator is not used by loss infonce, got bm"),
+        (
+            {"estimator": "simcse", "bm25_rules": "batch"},
+            "bm25_rules is not used by estimator sim",
+        ),
+    ],
+)
+def test_a_default_that_is_given_is_refused_too(
+    values: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        settings_from(values)
+    (tmp_path / "c.yaml").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=message):
+        settings_from({}, tmp_path / "c.yaml")
+
+
+def test_a_flag_may_turn_a_setting_of_the_file_idle_and_null_or_no_may_stand(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "c.yaml").write_text("alpha: 1.3\nloss: soft-infonce")
+    assert settings_from({}, tmp_path / "c.yaml").alpha == 1.3
+    with pytest.raises(ValueError, match="alpha is not used by loss bce, got 1.3"):
+        settings_from({"loss": "bce"}, tmp_path / "c.yaml")
+    (tmp_path / "c.yaml").write_text("alpha: null\nestimator: none\ncompare: false")
+    assert settings_from({"loss": "infonce"}, tmp_path / "c.yaml").estimator == "none"
+    assert settings_from({"loss": "simcse", "compare": False}).compare is False
+
+
+@pytest.mark.parametrize(
+    ("values", "recorded"),
+    [
+        ({}, {"alpha", "beta", "temperature", "min_weight", "bm25_sides", "dimension"}),
+        ({"loss": "infonce"}, {"dimension"}),
+        ({"loss": "bce"}, {"temperature", "bm25_sides", "dimension"}),
+        ({"loss": "kl"}, {"temperature", "kl_weight", "bm25_sides", "dimension"}),
+        ({"loss": "top-k"}, {"top_k", "bm25_sides", "dimension"}),
+        ({"loss": "threshold", "model": "x"}, {"ratio", "bm25_sides"}),
+        (
+            {"preset": "codebert", "estimator": "simcse"},
+            {"alpha", "beta", "temperature", "min_weight", "simcse_mode", "teacher_dtype"},
+        ),
+        ({"loss": "simcse"}, {"simcse_settings"}),
+    ],
+)
+def test_only_what_counts_is_recorded(values: dict[str, Any], recorded: set[str]) -> None:
+    asked = {"alpha", "beta", "temperature", "min_weight", "kl_weight", "top_k", "ratio"}
+    asked |= {"bm25_sides", "simcse_mode", "simcse_settings", "teacher_dtype", "dimension"}
+    settings = TrainSettings(**values)
+    if settings.estimator == "simcse" and not settings.teacher:
+        recorded = recorded | {"simcse_settings"}
+    found = settings.resolved(static=settings.is_from_scratch).to_json()
+    assert found.keys() & asked == recorded
+    assert {"seed", "batch_size", "learning_rate", "loss", "mask_duplicates"} <= found.keys()
+    assert TrainSettings(**found).to_json() == found
+
+
+def test_settings_of_the_twin_are_those_of_infonce() -> None:
+    given = TrainSettings(alpha=1.2, estimator="trained", temperature=0.2, teacher_mode="online")
+    twin = given.resolved(static=True).with_loss("infonce")
+    assert twin == TrainSettings(loss="infonce", compare=True).resolved(static=True)
+    assert not {"alpha", "estimator", "temperature", "teacher_mode"} & twin.to_json().keys()

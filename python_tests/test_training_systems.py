@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ import pytest
 import torch
 from codesearchnet_dumps import write_lists, write_zip
 from language_rows import LANGUAGES, language_rows, write_languages
+from models import write_rows
 from tiny_backbones import save_tiny_backbone
 from tiny_distilbert import distilbert
 
 from softnce_ext.cli.main import main
 from softnce_ext.encoders.backbones import build_backbone
 from softnce_ext.encoders.saved import load_encoder
-from softnce_ext.training import compare, estimator, simcse_job
+from softnce_ext.estimators.cache import model_hash
+from softnce_ext.training import compare, simcse
 from softnce_ext.training.job import TrainingJob
 from softnce_ext.training.settings import LOSSES, UNWEIGHTED, TrainSettings
 from softnce_ext.training.systems import SYSTEMS
@@ -47,8 +50,7 @@ def _alone(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, folder: Path
 ) -> None:
     monkeypatch.setattr(compare, "installed_model", lambda: None)
-    for module in (estimator, simcse_job):
-        monkeypatch.setattr(module, "SIMCSE_MODEL", str(folder / "simcse"))
+    monkeypatch.setattr(simcse, "SIMCSE_MODEL", str(folder / "simcse"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
@@ -60,7 +62,8 @@ def run(folder: Path, output: Path, **options: Any) -> dict[str, Any]:
         "batch_size": 8,
         "epochs": 1,
         "learning_rate": 1e-3,
-        "ratio": 1.0,  # to random weights, all pairs are nearly as similar as the pair itself
+        # To random weights, all pairs are nearly as similar as the pair itself.
+        **({"ratio": 1.0} if options.get("loss") == "threshold" else {}),
         **options,
     }
     return TrainingJob(TrainSettings(**given), progress=False).run()
@@ -170,6 +173,15 @@ def test_simcse_is_trained_and_used_as_a_teacher(
     command = f"train --loss simcse --data {data} --language java --output {output}"
     assert main([*command.split(), "--epochs", "1", "--batch-size", "8"]) == 0
     assert f"--estimator simcse --teacher {output}" in capsys.readouterr().out
+    report = json.loads((output / "metrics.json").read_text())
+    assert report["training"]["simcse"]["steps"] == 4
+    steps = [json.loads(line) for line in (output / "training.jsonl").read_text().splitlines()]
+    losses = [step["loss"] for step in steps]
+    assert report["training"]["simcse"]["mean"]["loss"] == pytest.approx(sum(losses) / 4)
+    assert report["split"]["train"]["rows"] == report["queries"] == 30
+    assert report["versions"]["torch"] == torch.__version__
+    assert report["settings"]["mask_duplicates"] is False and report["seconds"]["total"] > 0
+    assert "alpha" not in report["settings"] and "estimator" not in report["settings"]
     assert json.loads((output / "softnce.json").read_text())["settings"]["simcse"]["epochs"] == 1
     for mode in ("masked", "reference"):
         report = run(
@@ -210,6 +222,101 @@ def test_teacher_trained_first_is_kept_and_can_be_used_again(folder: Path, tmp_p
     assert not again["teacher"]["code"]["built"]  # the same weights, so the same table
     one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in "ab")
     assert one == other
+
+
+@pytest.mark.parametrize("compared", [False, True])
+def test_twin_of_a_teacher_is_ranked_where_that_is_asked_for(
+    folder: Path, tmp_path: Path, compared: bool
+) -> None:
+    options = {"preset": "codebert", "language": "go", "estimator": "trained"}
+    report = run(folder, tmp_path / "m", **options, **({"compare": True} if compared else {}))
+    names = [row["name"] for row in report["results"]]
+    twins = ["untrained", "infonce"] if compared else []
+    assert names == ["lexical", "lexical+", *twins, "soft-infonce", "hybrid"]
+    assert set(report["training"]) == {"infonce", "soft-infonce"}
+
+
+def test_everything_that_decides_a_run_is_recorded(folder: Path, tmp_path: Path) -> None:
+    options = {"preset": "graphcodebert", "language": "java", "estimator": "trained"}
+    report = run(folder, tmp_path / "m", **options)
+    told = json.loads((tmp_path / "m" / "softnce.json").read_text())
+    teacher, _ = load_encoder(str(tmp_path / "m-teacher"))
+    assert report["teacher_hash"] == told["teacher_hash"] == model_hash(teacher)
+    for found in (report, told):
+        versions = found["versions"]
+        assert versions["tree-sitter"] == version("tree-sitter")
+        assert versions["tree-sitter-java"] == version("tree-sitter-java")
+    of_teacher = json.loads((tmp_path / "m-teacher" / "softnce.json").read_text())
+    assert of_teacher["data_hash"] == told["data_hash"] == report["data_hash"]
+    assert of_teacher["settings"]["loss"] == "infonce"
+    assert not {"estimator", "alpha", "teacher_mode"} & of_teacher["settings"].keys()
+    other = run(folder, tmp_path / "n", preset="codebert", language="go", loss="infonce")
+    assert other["data_hash"] != report["data_hash"] and "teacher_hash" not in other
+    assert "tree-sitter" not in other["versions"]
+
+
+def test_settings_of_the_losses_reach_them(folder: Path, tmp_path: Path) -> None:
+    """Each of them changes the loss of the first step, and is recorded."""
+    alike = [{**row, "query": row["query"][:9]} for row in language_rows("go")]  # of three kinds
+    common: dict[str, Any] = {"preset": "codebert", "language": "go", "max_steps": 1}
+    for loss, changed in (
+        ("soft-infonce", {"min_weight": 1.0}),
+        ("kl", {"kl_weight": 2.0}),
+        ("kl", {"info_nce_weight": 0.5}),
+        ("infonce", {"mask_duplicates": False}),
+    ):
+        if loss == "infonce":
+            common["data"] = str(write_rows(tmp_path / "alike.jsonl", alike))
+        found = []
+        for options in ({}, changed):
+            report = run(folder, tmp_path / "m", **common, loss=loss, **options)
+            found.append(report["training"][loss]["mean"])
+            assert report["settings"].items() >= options.items()
+        assert found[0]["loss"] != found[1]["loss"]
+        if loss == "infonce":
+            assert found[0]["duplicates"] > 0 and "duplicates" not in found[1]
+
+
+def test_teacher_that_compares_by_cosine_is_compared_so(folder: Path, tmp_path: Path) -> None:
+    """Without a module that normalises, too: raw dot products of it mean nothing."""
+    options: dict[str, Any] = {"preset": "unixcoder", "language": "go", "estimator": "trained"}
+    build_backbone("unixcoder", folder / "roberta").save(str(tmp_path / "dot"))
+    raw = build_backbone("unixcoder", folder / "roberta")
+    raw.similarity_fn_name = "cosine"
+    raw.save(str(tmp_path / "cosine"))
+    run(folder, tmp_path / "m", **options, teacher=str(tmp_path / "dot"))
+    with pytest.raises(ValueError, match="temperature must be given with a teacher whose vectors"):
+        run(folder, tmp_path / "m", **options, teacher=str(tmp_path / "cosine"))
+    for corner in ({}, {"teacher_mode": "online"}):  # a transformer without such a module
+        bert = {"model": str(folder / "simcse"), "language": "go", "estimator": "trained", **corner}
+        with pytest.raises(ValueError, match="temperature must be given with a teacher whose vec"):
+            run(folder, tmp_path / "n", **bert)
+        assert run(folder, tmp_path / "n", **bert, temperature=0.1, max_steps=1)["results"]
+    again = run(
+        folder, tmp_path / "m", **options, teacher=str(tmp_path / "cosine"), temperature=0.1
+    )
+    assert again["teacher"]["code"]["built"]  # not the table of the raw vectors
+    assert run(folder, tmp_path / "k", **options, teacher=str(tmp_path / "cosine"), loss="top-k")
+
+
+def test_training_pairs_among_the_test_pairs_are_told(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = language_rows("go")
+    # What the files say is kept as it is.
+    rows += [{**row, "package": "copy", "partition": "test"} for row in rows[:3]]
+    data = write_rows(tmp_path / "pairs.jsonl", rows)
+    words = ["--data", str(data), "--json"]
+    output = ["--output", str(tmp_path / "m"), "--vocab-size", "200", "--dimension", "32"]
+    assert main(["train", *words, *output, "--loss", "infonce", "--epochs", "1"]) == 0
+    trained = json.loads(capsys.readouterr().out)["split"]
+    assert main(["evaluate", str(tmp_path / "m"), *words]) == 0
+    evaluated = json.loads(capsys.readouterr().out)["split"]
+    assert trained["trained_on"] == evaluated["trained_on"] == 3
+    assert trained["test"]["rows"] == evaluated["pairs"] == 12
+    assert main(["train", *words[:-1], *output, "--loss", "infonce", "--epochs", "1"]) == 0
+    told = "3 of the 12 test pairs are ones the model was trained on: its figures are too good"
+    assert told in capsys.readouterr().out
 
 
 def test_second_run_finds_the_tables_and_gives_the_same_model(folder: Path, tmp_path: Path) -> None:

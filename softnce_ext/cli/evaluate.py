@@ -80,7 +80,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how many codes nDCG looks at (default: 10)",
     )
     parser.add_argument(
-        "--cutoff", type=positive_int, help="count ranks beyond this as 0 (the paper: 1000)"
+        "--cutoff",
+        type=positive_int,
+        help="count ranks beyond this as 0 in the MRR (default: none; 1000, the paper's, for what"
+        " `softnce prepare csn` wrote, as `softnce train` does)",
     )
     parser.add_argument(
         "--ties",
@@ -110,6 +113,8 @@ def run(args: argparse.Namespace) -> int:
     start = time.perf_counter()
     form = args.form or read_settings(Path(args.model)).form
     read = read_task(args.data, args.codebase, partition=args.partition, form=form)
+    if args.cutoff is None:
+        args.cutoff = read.cutoff
     for name in ("recall", "ndcg"):
         check_depths(name, getattr(args, name) or (), len(read.base))
     judgements = None
@@ -262,6 +267,8 @@ def _print(report: dict[str, Any]) -> None:
         packages = f" of {split['packages']} packages" if split["packages"] else ""
         print(f"{split['pairs']} queries against {split['functions']} functions{packages}")
         print(metric_table(report["results"]))
+        if report["cutoff"] is not None:
+            print(f"a rank beyond {report['cutoff']:,} counts as 0")
         for note in _notes(report["results"], split["packages"]):
             print(note)
         if split["trained_on"]:

@@ -58,7 +58,10 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
 
 
 def _sentence(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:  # without its number, which tells nobody
+        text = error.strerror + (f": {error.filename}" if error.filename else "")
+    return " ".join(text.split()) or type(error).__name__
 
 
 if __name__ == "__main__":

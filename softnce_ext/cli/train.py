@@ -148,6 +148,11 @@ def _notes(report: dict[str, Any], output: str) -> list[str]:
         notes.append(f"a rank beyond {report['cutoff']:,} counts as 0, as in the paper")
     if report["settings"]["select"] == "test":
         notes.append(_CHOSEN_ON_TEST)
+    if report["split"]["trained_on"]:
+        notes.append(
+            f"{report['split']['trained_on']:,} of the {report['split']['test']['rows']:,} test"
+            " pairs are ones the model was trained on: its figures are too good"
+        )
     notes += [f"{name}: {gap['words']}" for name, gap in report["differences"].items()]
     notes.append(
         f"hybrid: weight {report['hybrid_weight']:g} for lexical+, chosen on validation packages"

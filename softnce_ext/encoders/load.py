@@ -22,6 +22,16 @@ BACKBONES = {
 }
 
 
+class ModelNotLoadedError(FileNotFoundError):
+    """There is no such model, here or on the hub, or its files are broken."""
+
+
+def not_loaded(what: str, error: Exception) -> ModelNotLoadedError:
+    """Return the error of something that a library could not load, for the library's reason."""
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return ModelNotLoadedError(f"{what} cannot be loaded: {reason}")
+
+
 def load_model(
     name: str, *, max_length_tokens: int | None = None, device: str | None = None
 ) -> SentenceTransformer:
@@ -46,9 +56,10 @@ def load_model(
         if model is None:
             model = SentenceTransformer(str(source), device=device)
             _bound_positions(model)
+    except ModelNotLoadedError:
+        raise
     except Exception as error:  # the libraries raise many kinds for "there is no such model"
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise FileNotFoundError(f"model {name} cannot be loaded: {reason}") from error
+        raise not_loaded(f"model {name}", error) from error
     if max_length_tokens is not None:
         set_max_length(model, max_length_tokens)
     return model

@@ -8,6 +8,8 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, RobertaConfig, RobertaModel
 
+from .load import not_loaded
+
 
 def load_roberta(
     source: str | Path | RobertaConfig,
@@ -43,7 +45,7 @@ def load_roberta(
         try:
             tokenizer = AutoTokenizer.from_pretrained(name, **hub_kwargs)
         except Exception as error:  # the library raises many kinds for "there is no such model"
-            raise _not_loaded(f"the tokenizer of {name}", error) from error
+            raise not_loaded(f"the tokenizer of {name}", error) from error
     return encoder, tokenizer
 
 
@@ -53,7 +55,7 @@ def _load_encoder(
     try:
         config = AutoConfig.from_pretrained(source, **hub)
     except Exception as error:  # as above
-        raise _not_loaded(f"model {source}", error) from error
+        raise not_loaded(f"model {source}", error) from error
     if config.model_type != "roberta":
         raise ValueError(f"{kind} needs a RoBERTa model, got {config.model_type!r} in {source}")
     try:
@@ -66,7 +68,7 @@ def _load_encoder(
             **hub,
         )
     except Exception as error:  # as above
-        raise _not_loaded(f"model {source}", error) from error
+        raise not_loaded(f"model {source}", error) from error
     encoder: RobertaModel = loaded[0]
     missing = sorted(loaded[1]["missing_keys"])
     if any(name.startswith("pooler.") for name in missing):
@@ -83,8 +85,3 @@ def _as_encoder(config: RobertaConfig) -> RobertaConfig:
     config = copy.deepcopy(config)
     config.is_decoder = False  # a decoder's tokens would not see the ones after them
     return config
-
-
-def _not_loaded(what: str, error: Exception) -> FileNotFoundError:
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return FileNotFoundError(f"{what} cannot be loaded: {reason}")

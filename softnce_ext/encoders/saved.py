@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 SETTINGS_FILE = "softnce.json"
 
 _HUB_NAME = re.compile(r"(?!.*(?:--|\.\.))\w[\w.-]*/(?:\w|\w[\w.-]*\w)")
+_MODEL_FILES = ("modules.json", "config.json")  # of sentence-transformers, of Hugging Face
 _DESCRIPTIONS = {"query": "encoding queries", "code": "encoding functions"}
 _TEXTS_AT_ONCE = 2048  # the step of the progress bar and of a Ctrl-C; sorted by length within
 
@@ -65,19 +66,41 @@ def load_encoder(name: str) -> tuple[SentenceTransformer, EncoderSettings]:
 
 
 def check_model_name(name: str) -> None:
-    """Refuse a name that can be no model's, before any work is done for it.
+    """Refuse what no model can be loaded from, before any work is done for it.
+
+    Of what is not on this machine the hub is asked, unless that is forbidden; nothing is fetched.
 
     Raises:
-        FileNotFoundError: There is no such folder or installed model, nor has the hub such names.
+        FileNotFoundError: There is no such folder or installed model, nor does the hub tell of one.
     """
     from .load import installed_model
 
-    if Path(name).exists() or _HUB_NAME.fullmatch(name) or name in (installed_model() or ()):
-        return
-    if local_folder(name) is None:
-        raise FileNotFoundError(
-            f"model {name}: there is no such folder, nor a model of that name on this machine"
-        )
+    folder = Path(name)
+    if folder.exists():
+        if not any((folder / file).is_file() for file in _MODEL_FILES):
+            raise FileNotFoundError(f"model {name} holds neither modules.json nor config.json")
+    elif name not in (installed_model() or ()) and local_folder(name) is None:
+        if not _HUB_NAME.fullmatch(name):
+            raise FileNotFoundError(
+                f"model {name}: there is no such folder, nor a model of that name on this machine"
+            )
+        if refusal := _hub_refusal(name):
+            raise FileNotFoundError(f"model {name} is not on this machine, and {refusal}")
+
+
+def _hub_refusal(name: str) -> str:
+    """Say why the hub gives no model of a name; "" where it does."""
+    from huggingface_hub import HfApi, constants
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE forbids to ask the hub"
+    try:
+        if any(HfApi().file_exists(name, file) for file in _MODEL_FILES):
+            return ""
+    except Exception as error:  # no network, no permission, and what else the library raises
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        return f"the hub cannot be asked: {reason}"
+    return "the hub has none of that name"
 
 
 def local_folder(name: str) -> Path | None:
@@ -87,7 +110,7 @@ def local_folder(name: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     for repository in (name, f"sentence-transformers/{name}"):
-        for file in ("modules.json", "config.json"):
+        for file in _MODEL_FILES:
             if _HUB_NAME.fullmatch(repository):
                 path = try_to_load_from_cache(repository, file)
                 if isinstance(path, str):

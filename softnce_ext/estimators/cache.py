@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .table import Encode, TeacherTable, open_table, write_table
+from .table import text_hash as text_hash
 
 DTYPES = ("float32", "float16")
 
@@ -94,16 +95,6 @@ def cache_folder() -> Path:
         return Path(os.environ["SOFTNCE_CACHE"]) / "teachers"
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return Path(home) / "softnce_ext" / "teachers"
-
-
-def text_hash(texts: Sequence[str]) -> str:
-    """Return a hash of texts and their order."""
-    digest = hashlib.sha256()
-    for text in texts:
-        data = text.encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(8, "little"))
-        digest.update(data)
-    return digest.hexdigest()
 
 
 def model_hash(model: Any) -> str:

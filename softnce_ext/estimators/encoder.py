@@ -144,7 +144,7 @@ class SimCSEEstimator(_EncoderEstimator):
 
 
 class TeacherEstimator(_EncoderEstimator):
-    """How similar a query and a code are to a trained model: the dot product of its vectors.
+    """How similar a query and a code are to a trained model: dot product or cosine of its vectors.
 
     The four corners of `mode` and `init_student_from_teacher`: ("frozen", False) is the paper;
     ("online", True) is what the published code does, whose teacher is the student itself.
@@ -158,6 +158,8 @@ class TeacherEstimator(_EncoderEstimator):
         second_pass: With mode "online": run the student a second time for the similarities, with
             dropout of its own, as the published code does after its first epoch. False takes the
             vectors the loss has computed anyway.
+        normalize: Compare by cosine; False: by dot product. None: a frozen teacher is compared as
+            it says itself (its `similarity_fn_name`), the student's own vectors by dot product.
 
     Raises:
         ValueError: The arguments do not go together.
@@ -175,6 +177,7 @@ class TeacherEstimator(_EncoderEstimator):
         mode: str = "frozen",
         init_student_from_teacher: bool = False,
         second_pass: bool = False,
+        normalize: bool | None = None,
     ) -> None:
         if mode not in ("frozen", "online"):
             raise ValueError(f"mode must be frozen or online, got {mode!r}")
@@ -192,6 +195,9 @@ class TeacherEstimator(_EncoderEstimator):
         self.mode = mode
         self.init_student_from_teacher = init_student_from_teacher
         self.second_pass = second_pass
+        if normalize is None:
+            normalize = self.encoder is not None and mode == "frozen" and self.encoder.by_cosine
+        self.normalize = normalize
         self._student: Any = None
 
     @property
@@ -207,9 +213,9 @@ class TeacherEstimator(_EncoderEstimator):
                 shall start from; or the preset's temperature is used with vectors of length 1.
         """
         super().attach(student, temperature=temperature)
-        frozen = self.mode == "frozen" and self.encoder is not None
         if temperature is None:
-            check_unit_vectors(self.encoder.model if frozen and self.encoder else student)
+            frozen = self.encoder if self.mode == "frozen" else None
+            check_unit_vectors(frozen.model if frozen else student, by_cosine=self.normalize)
         if self.init_student_from_teacher and self.encoder is not None:
             copy_weights(self.encoder.model, student)
         if self.mode == "online":
@@ -218,7 +224,7 @@ class TeacherEstimator(_EncoderEstimator):
 
     def from_embeddings(self, query: Tensor, code: Tensor) -> Pair:
         """Return the student's vectors as the estimator's, without gradient."""
-        return query.detach(), code.detach()
+        return self._compared(query.detach()), self._compared(code.detach())
 
     def __call__(self, sentence_features: Sequence[Features]) -> Pair:
         """Return the vectors of queries [N, D] and of codes [M, D], without gradient.
@@ -232,7 +238,7 @@ class TeacherEstimator(_EncoderEstimator):
                 raise ValueError('mode="online" must be attached to the student first')
             with torch.no_grad():
                 found = [
-                    self._student(model_features(features))["sentence_embedding"]
+                    self._compared(self._student(model_features(features))["sentence_embedding"])
                     for features in sentence_features
                 ]
             return found[0], torch.cat(found[1:])
@@ -266,19 +272,26 @@ class TeacherEstimator(_EncoderEstimator):
         if self.mode == "online" or self.encoder is None:
             raise ValueError(f"a table needs a frozen teacher, got mode {self.mode!r}")
         encoder, settings = self.encoder, {"estimator": "teacher"}
+        if self.normalize:
+            settings["compared"] = "by cosine"
 
         def table(side: str, texts: Sequence[str]) -> TeacherTable:
-            return self._cache(
-                side, lambda some: encoder.of_texts(some, side), texts, settings, options
-            )
+            def encode(some: Sequence[str]) -> Tensor:
+                return self._compared(encoder.of_texts(some, side))
+
+            return self._cache(side, encode, texts, settings, options)
 
         return table("query", queries), table("code", codes)
 
     def _vectors(self, features: Features, side: str) -> Tensor:
         assert self.encoder is not None
         if TEXT in features:
-            return self.encoder.of_texts(features[TEXT], side)
-        return self.encoder.of_features(features)
+            return self._compared(self.encoder.of_texts(features[TEXT], side))
+        return self._compared(self.encoder.of_features(features))
+
+    def _compared(self, vectors: Tensor) -> Tensor:
+        """Return vectors whose dot products are the similarities."""
+        return _unit(vectors) if self.normalize else vectors
 
 
 def copy_weights(teacher: Any, student: Any) -> None:

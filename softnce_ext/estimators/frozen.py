@@ -48,6 +48,12 @@ class FrozenEncoder:
             )
         self._student, self._reads_student = student, None
 
+    @property
+    def by_cosine(self) -> bool:
+        """Whether the model is meant to be scored by cosine, and no module of it sees to that."""
+        said = getattr(self.model, "similarity_fn_name", None)
+        return said == "cosine" and not has_unit_vectors(self.model)
+
     def hash(self) -> str:
         """Return the hash of what decides the vectors."""
         return model_hash(self.model)
@@ -118,27 +124,32 @@ def check_raw_dot(model: Any) -> None:
     Raises:
         ValueError: The model is static or normalises its vectors.
     """
-    if _has_unit_vectors(model):
+    if has_unit_vectors(model):
         raise ValueError(
             "scoring must be cosine (with a scale of 20) for an encoder whose vectors have length "
             "1, got dot: raw scores within [-1, 1] do not train it"
         )
 
 
-def check_unit_vectors(model: Any) -> None:
+def check_unit_vectors(model: Any, *, by_cosine: bool = False) -> None:
     """Refuse the trained teacher's preset for similarities of vectors of length 1.
 
+    Args:
+        model: What gives the vectors.
+        by_cosine: Whether they are compared by cosine, whatever the model's modules say.
+
     Raises:
-        ValueError: The model normalises its vectors.
+        ValueError: They are of length 1.
     """
-    if _has_unit_vectors(model):
+    if by_cosine or has_unit_vectors(model):
         raise ValueError(
             "temperature must be given with a teacher whose vectors have length 1, got the "
             "preset's 5.0, which is for raw dot products: every weight would be 1"
         )
 
 
-def _has_unit_vectors(model: Any) -> bool:
+def has_unit_vectors(model: Any) -> bool:
+    """Return whether a model's modules give vectors of length 1."""
     from sentence_transformers.sentence_transformer.modules import Normalize
 
     return is_static(model) or any(isinstance(module, Normalize) for module in model)

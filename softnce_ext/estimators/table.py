@@ -45,6 +45,7 @@ class TeacherTable:
         built: Whether it was made now; False where it had been made before.
         seconds: What making it took, then or now.
         megabytes: Its size on disk.
+        texts: `text_hash` of what it was made of; "" where that is not known.
     """
 
     vectors: Array
@@ -52,12 +53,25 @@ class TeacherTable:
     built: bool
     seconds: float
     megabytes: float
+    texts: str = ""
 
     def __len__(self) -> int:
         return len(self.vectors)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TeacherTable:
         return self  # a copy would be one of the mapped file, in memory
+
+    def check_texts(self, texts: Sequence[str]) -> None:
+        """Refuse to stand for other texts: rows of those would be found all the same.
+
+        Raises:
+            StaleTableError: The table was not made of these texts in this order.
+        """
+        if len(texts) != len(self) or text_hash(texts) != self.texts:
+            raise StaleTableError(
+                f"the table {self.folder} of {len(self):,} texts was made of other data than the "
+                f"{len(texts):,} texts given, or of these in another order: make theirs with cache"
+            )
 
     def take(self, rows: Tensor) -> Tensor:
         """Return the vectors of rows, float32 [N, D], on the rows' device.
@@ -103,6 +117,7 @@ def open_table(
             raise ValueError(f"{_VECTORS} is not what was written")
         vectors = np.load(folder / _VECTORS, mmap_mode="r", allow_pickle=False)
         found, seconds = manifest["identity"], float(manifest["seconds"])
+        made_of = str(found["texts"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StaleTableError(
             f"the table {folder} is damaged ({error}): delete the folder to encode anew"
@@ -113,7 +128,17 @@ def open_table(
                 f"the table {folder} was made with {name} {found.get(name)!r}, not {value!r}: "
                 "delete the folder to encode anew"
             )
-    return TeacherTable(vectors, folder, built, seconds, size / 1e6)
+    return TeacherTable(vectors, folder, built, seconds, size / 1e6, made_of)
+
+
+def text_hash(texts: Sequence[str]) -> str:
+    """Return a hash of texts and their order."""
+    digest = hashlib.sha256()
+    for text in texts:
+        data = text.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()
 
 
 def write_table(

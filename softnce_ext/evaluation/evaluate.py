@@ -78,7 +78,8 @@ class Systems:
     """Four ways to rank a code base: "dense", "lexical", "lexical+" and "hybrid".
 
     Lexical is BM25 over words; lexical+ boosts the name and adds character 4-grams; hybrid is
-    dense and lexical+. The code base is encoded, and its words indexed, once for all queries.
+    dense and lexical+. The code base is encoded, and its words indexed, once for all queries; the
+    queries that were ranked last are encoded once too. So the model must not change meanwhile.
 
     Args:
         model: The encoder. Scores are computed where it is, block by block.
@@ -104,6 +105,9 @@ class Systems:
         self.batch_size, self.progress = batch_size, progress
         self._code: np.ndarray[Any, Any] | None = None
         self._code_seconds = 0.0
+        self._queries: Sequence[str] | None = None
+        self._query = np.empty((0, 0), np.float32)
+        self._query_seconds = 0.0
 
     def rank(
         self,
@@ -118,18 +122,12 @@ class Systems:
             count: Makes counts of blocks of scores [rows, M].
             names: Which of `SYSTEMS`, in order.
         """
-        vectors: np.ndarray[Any, Any] | None = None
         outcomes = []
         for name in names:
             spent = 0.0
             if name in ("dense", "hybrid"):
-                if vectors is None:
-                    start = time.perf_counter()
-                    vectors = self._encode_queries(queries)
-                    encoding = time.perf_counter() - start
-                code = self._encode_base()
-                blocks: Iterable[Array] = score_blocks(vectors, code, self.model.device)
-                spent += encoding + self._code_seconds
+                blocks: Iterable[Array] = self.dense_blocks(queries)
+                spent += self._query_seconds + self._code_seconds
             if name != "dense":
                 lexical, indexing = self.base.lexical(plus=name != "lexical")
                 spent += indexing
@@ -148,7 +146,12 @@ class Systems:
         return score_blocks(vectors, self._encode_base(), self.model.device)
 
     def _encode_queries(self, queries: Sequence[str]) -> np.ndarray[Any, Any]:
-        return encode(self.model, queries, "query", self.batch_size, self.progress)
+        if self._queries is not queries:
+            start = time.perf_counter()
+            self._query = encode(self.model, queries, "query", self.batch_size, self.progress)
+            self._query_seconds = time.perf_counter() - start
+            self._queries = queries
+        return self._query
 
     def _encode_base(self) -> np.ndarray[Any, Any]:
         if self._code is None:

@@ -10,6 +10,7 @@ from ..data.formats import JSON_LINES, decode_line, read_pairs, stream_lines
 from ..data.mining import mine_folder
 from ..data.pairs import Pair, Pairs
 from ..data.rows import BadRow, read_row
+from .ranking import PAPER_CUTOFF
 from .retrieval import CodeBase, RetrievalTask
 
 # A row is read as a pair, which needs a query: a private character, which stands in no code.
@@ -24,12 +25,15 @@ class Read(NamedTuple):
         task: The queries with their gold codes; None without pairs.
         pairs: The pairs behind the task [N].
         partition: The partition they are of, or "all".
+        cutoff: Ranks beyond it count as 0 in the MRR: the paper's for what `softnce prepare csn`
+            wrote, as in training; None for all.
     """
 
     base: CodeBase
     task: RetrievalTask | None
     pairs: list[Pair]
     partition: str
+    cutoff: int | None = None
 
 
 def read_task(
@@ -63,7 +67,7 @@ def read_task(
         task = RetrievalTask.of_prepared(read)
         gold = (read.codes[i] for i in read.target)
         pairs = [Pair(query, code) for query, code in zip(read.queries, gold, strict=True)]
-        return Read(task.base, task, pairs, partition)
+        return Read(task.base, task, pairs, partition, PAPER_CUTOFF)
     found = Functions([], []) if codebase is None else read_functions(codebase, progress=progress)
     if data is None:
         names = [each.name for each in found.functions]

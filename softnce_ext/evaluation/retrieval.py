@@ -152,9 +152,15 @@ class RetrievalTask:
         return cls([pair.query for pair in pairs], np.arange(len(pairs)), base, packages)
 
     @classmethod
-    def of_prepared(cls, read: Retrieval) -> RetrievalTask:
-        """Take what `data.codesearchnet_read.read_retrieval` read: the paper's task."""
-        base = CodeBase(read.codes, read.names, read.code_urls)
+    def of_prepared(cls, read: Retrieval, base: CodeBase | None = None) -> RetrievalTask:
+        """Take what `data.codesearchnet_read.read_retrieval` read: the paper's task.
+
+        Args:
+            read: What was read.
+            base: That of another partition of the same folder, so that its words are indexed, and
+                its codes encoded, once for both.
+        """
+        base = base or CodeBase(read.codes, read.names, read.code_urls)
         return cls(read.queries, read.target, base, read.packages)
 
     @classmethod

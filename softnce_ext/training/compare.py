@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from ..encoders.load import installed_model, load_model
-from ..evaluation.evaluate import Outcome, Systems, choose_hybrid_weight, evaluate_pairs
+from ..evaluation.evaluate import Outcome, Systems, choose_hybrid_weight
 from ..evaluation.ranking import counts_from_scores
 from ..evaluation.significance import in_words, paired_difference
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-    from ..evaluation.retrieval import RetrievalTask
+    from ..evaluation.retrieval import CodeBase, RetrievalTask
 
 # Of an installed encoder: what suits all-MiniLM-L6-v2 best on validation packages (MRR 0.729; with
 # 64 tokens 0.701, with 256 0.695, with a name counted 5 times 0.721).
@@ -25,21 +26,53 @@ PRETRAINED_LENGTH = 128
 PRETRAINED_NAME_BOOST = 1
 
 
-def task_mrr(
-    model: SentenceTransformer, task: RetrievalTask, name_boost: int, cutoff: int | None
-) -> float:
-    """Return the MRR of a model on a task."""
-    return evaluate_pairs(model, task, name_boost=name_boost).mrr(cutoff=cutoff)
+class Validation:
+    """The figure an epoch is chosen by; what was encoded for the best one is kept.
+
+    Args:
+        model: What is trained.
+        task: What the epoch is chosen on.
+        name_boost: How often a function's name precedes its code.
+        cutoff: Ranks beyond it count as 0; None for all.
+    """
+
+    def __init__(
+        self, model: SentenceTransformer, task: RetrievalTask, name_boost: int, cutoff: int | None
+    ) -> None:
+        self.model, self.task = model, task
+        self.name_boost, self.cutoff = name_boost, cutoff
+        self._best: tuple[float, Systems] | None = None
+
+    def mrr(self) -> float:
+        """Rank the task with the model as it is; return the MRR."""
+        task = self.task
+        systems = Systems(self.model, task.base, name_boost=self.name_boost)
+        (outcome,) = systems.rank(
+            task.queries, lambda blocks: counts_from_scores(blocks, task.target), ["dense"]
+        )
+        mrr = outcome.mrr(cutoff=self.cutoff)
+        if self._best is None or mrr >= self._best[0]:  # of equal epochs the last, as the trainer
+            self._best = mrr, systems
+        return mrr
+
+    def systems(self, base: CodeBase) -> Systems:
+        """Return the systems of a code base, with the weights of the best epoch put back.
+
+        Where it is the code base of the validation data, it is encoded already.
+        """
+        if self._best is not None and self._best[1].base is base:
+            return self._best[1]
+        return Systems(self.model, base, name_boost=self.name_boost)
 
 
-def hybrid_weight_of(model: SentenceTransformer, task: RetrievalTask, name_boost: int) -> float:
+def hybrid_weight_of(systems: Systems, task: RetrievalTask) -> float:
     """Return the weight of the lexical score that is best on a task."""
     lexical, _ = task.base.lexical(plus=True)
     queries = iter(task.queries)
     sizes: list[int] = []  # rows of the dense block that was made last
 
     def dense_blocks() -> Iterator[Any]:
-        for scores in Systems(model, task.base, name_boost=name_boost).dense_blocks(task.queries):
+        for scores in systems.dense_blocks(task.queries):
             sizes.append(len(scores))
             yield scores
 
@@ -57,6 +90,7 @@ def rank_all(
     best: str,
     name_boost: int,
     hybrid_weight: float,
+    encoded: Mapping[str, Systems] = MappingProxyType({}),
     pretrained: bool = False,
     progress: bool = True,
 ) -> list[Outcome]:
@@ -68,6 +102,7 @@ def rank_all(
         best: Name of the model that goes into the hybrid.
         name_boost: How often a function's name precedes its code.
         hybrid_weight: From `hybrid_weight_of`.
+        encoded: Name -> systems of a model over this task's code base, where there are some.
         pretrained: Rank a pretrained encoder too, if an installed package carries one.
         progress: Show a progress bar on stderr.
     """
@@ -81,25 +116,27 @@ def rank_all(
         disable=not progress,
     ) as bar:
 
-        def rank(model: SentenceTransformer, boost: int, *names: str) -> list[Outcome]:
-            systems = Systems(model, task.base, name_boost=boost, hybrid_weight=hybrid_weight)
+        def rank(systems: Systems, *names: str) -> list[Outcome]:
+            systems.hybrid_weight = hybrid_weight
             ranked = systems.rank(
                 task.queries, lambda blocks: counts_from_scores(blocks, task.target), names
             )
             bar.update(len(names))
             return ranked
 
-        outcomes += rank(models[best], name_boost, "lexical", "lexical+")
+        outcomes += rank(Systems(models[best], task.base), "lexical", "lexical+")
         for name, model in models.items():
             both = ("dense", "hybrid") if name == best else ("dense",)
-            dense, *others = rank(model, name_boost, *both)
+            systems = encoded.get(name) or Systems(model, task.base, name_boost=name_boost)
+            dense, *others = rank(systems, *both)
             outcomes.append(replace(dense, name=name))
             hybrid += others
         outcomes += hybrid
         if found is not None:
             title, path = found
             model = load_model(str(path), max_length_tokens=PRETRAINED_LENGTH)
-            (dense,) = rank(model, PRETRAINED_NAME_BOOST, "dense")
+            systems = Systems(model, task.base, name_boost=PRETRAINED_NAME_BOOST)
+            (dense,) = rank(systems, "dense")
             outcomes.append(replace(dense, name=title))
     return outcomes
 

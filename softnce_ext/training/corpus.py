@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..data.codesearchnet_files import MANIFEST
-from ..data.codesearchnet_read import Form, is_prepared, read_prepared, read_retrieval
+from ..data.codesearchnet_language import PreparedLanguage
+from ..data.codesearchnet_read import Form, is_prepared, read_prepared
 from ..data.formats import read_pairs
 from ..data.hub import read_hub
 from ..data.manifest import apply_manifest, read_manifest
@@ -38,17 +39,20 @@ class Corpus(NamedTuple):
     prepared: bool = False
 
 
-def read_corpus(settings: TrainSettings, *, progress: bool = True) -> tuple[Pairs, Path | None]:
+def read_corpus(
+    settings: TrainSettings, *, progress: bool = True
+) -> tuple[Pairs, PreparedLanguage | None]:
     """Read the pairs the settings name.
 
     Returns:
-        The pairs, and the folder of one language that `softnce prepare csn` wrote, if it is one.
+        The pairs, and what `softnce prepare csn` wrote of one language, if it is that.
 
     Raises:
         FileNotFoundError: Nothing is there.
         ValueError: The data cannot be read, or holds nothing of the language.
     """
-    form, prepared = _form(settings), None
+    form = _form(settings)
+    prepared: PreparedLanguage | None = None
     if settings.data is None:
         pairs = mine_interpreter(progress=progress)
     elif settings.data.startswith(HUB):
@@ -60,14 +64,19 @@ def read_corpus(settings: TrainSettings, *, progress: bool = True) -> tuple[Pair
         if is_prepared(folder):
             inner = [each.parent for each in folder.glob(f"*/{MANIFEST}")]
             folder = inner[0] if len(inner) == 1 else folder
-            pairs = read_prepared(folder, form=form)
-            prepared = folder if (folder / MANIFEST).is_file() else None
+            if (folder / MANIFEST).is_file():
+                prepared = PreparedLanguage(folder, form)
+                pairs = prepared.pairs()
+            else:
+                pairs = read_prepared(folder, form=form)
         else:
             pairs = read_pairs(folder, language=settings.language, progress=progress)
     return of_language(pairs, settings.language), prepared
 
 
-def split_corpus(pairs: Pairs, prepared: Path | None, settings: TrainSettings) -> Corpus:
+def split_corpus(
+    pairs: Pairs, prepared: PreparedLanguage | None, settings: TrainSettings
+) -> Corpus:
     """Split pairs, and say what valid and test are ranked against.
 
     Prepared queries are ranked against the whole code base, as in the paper; others against the
@@ -83,9 +92,8 @@ def split_corpus(pairs: Pairs, prepared: Path | None, settings: TrainSettings) -
     held_out = {"valid", "test"} & set(pairs.partitions.values())
     if prepared is None or held_out != {"valid", "test"}:
         return _of_pairs(split)._replace(prepared=prepared is not None)
-    form = _form(settings)
-    valid = RetrievalTask.of_prepared(read_retrieval(prepared, "valid", form=form))
-    test = RetrievalTask.of_prepared(read_retrieval(prepared, "test", form=form))
+    valid = RetrievalTask.of_prepared(prepared.retrieval("valid"))
+    test = RetrievalTask.of_prepared(prepared.retrieval("test"), valid.base)
     return Corpus(split, valid, test, PAPER_CUTOFF, prepared=True)
 
 

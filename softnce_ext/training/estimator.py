@@ -14,9 +14,12 @@ from ..estimators.bm25 import (
 )
 from ..estimators.encoder import SimCSEEstimator, TeacherEstimator
 from ..estimators.frozen import check_unit_vectors
+from ..estimators.space import Need, check_space
+from . import simcse
+from .before import needs_twin, table_need, told_cure
 from .model import remember_codes, texts_of
+from .rules import WITH_TEMPERATURE
 from .settings import UNWEIGHTED, TrainSettings
-from .simcse import SIMCSE_MODEL, SIMCSE_SETTINGS, train_simcse
 from .trainer import TrainingRun
 
 if TYPE_CHECKING:
@@ -32,28 +35,22 @@ class Teacher(NamedTuple):
     name_boost: int
 
 
-def needs_twin(settings: TrainSettings) -> bool:
-    """Return whether the teacher is a model trained with InfoNCE in the same run."""
-    return (
-        settings.loss not in UNWEIGHTED
-        and settings.estimator == "trained"
-        and settings.teacher is None
-        and (settings.teacher_mode == "frozen" or settings.init_student_from_teacher)
-    )
-
-
 def check_teacher(settings: TrainSettings, model: SentenceTransformer) -> None:
     """Refuse, before a twin is trained, what its vectors would be refused for.
 
     Raises:
         ValueError: Its vectors have length 1, and no temperature is given.
     """
-    if needs_twin(settings) and settings.temperature is None:
-        check_unit_vectors(model)
+    if needs_twin(settings) or settings.teacher_mode == "online":  # the student's, or like them
+        _check_temperature(settings, model, settings.scoring == "cosine")
 
 
 def find_teacher(
-    settings: TrainSettings, pairs: Sequence[Pair], twin: SentenceTransformer | None, progress: bool
+    settings: TrainSettings,
+    pairs: Sequence[Pair],
+    twin: SentenceTransformer | None,
+    progress: bool,
+    room: Sequence[Need] = (),
 ) -> tuple[Teacher | None, TrainingRun | None]:
     """Return the encoder behind the estimator, if it has one, and how its training went, if here.
 
@@ -62,15 +59,18 @@ def find_teacher(
         pairs: The training pairs.
         twin: The model that was trained with InfoNCE, where `needs_twin`.
         progress: Show progress on stderr.
+        room: What else the run will write.
 
     Raises:
         FileNotFoundError: There is no such model.
+        OSError: A disk is too small for `room` and the vectors of a teacher trained here.
     """
     boost = settings.name_boost or 0
     if settings.loss in UNWEIGHTED or settings.estimator not in ("simcse", "trained"):
         return None, None
     if settings.teacher is not None:
-        model, told = load_encoder(settings.teacher)
+        with told_cure("--teacher"):
+            model, told = load_encoder(settings.teacher)
         if told.form != settings.form and getattr(model[0], "kind", None) is not None:
             raise ValueError(
                 f"teacher must read code as the model does, as {settings.form}, got "
@@ -79,10 +79,12 @@ def find_teacher(
         return Teacher(model, told.name_boost), None
     if settings.estimator == "trained":
         return None if twin is None else Teacher(twin, boost), None
-    start, _ = load_encoder(SIMCSE_MODEL)
+    with told_cure("--teacher"):
+        start, _ = load_encoder(simcse.SIMCSE_MODEL)
+    check_space([*room, table_need(settings, start, len(pairs))])
     queries = [pair.query for pair in pairs]
-    how = SIMCSE_SETTINGS[settings.simcse_settings]
-    model, run = train_simcse(start, queries, how, progress=progress)
+    how = simcse.SIMCSE_SETTINGS[settings.simcse_settings]
+    model, run = simcse.train_simcse(start, queries, how, progress=progress)
     return Teacher(model, boost), run
 
 
@@ -109,21 +111,29 @@ def make_estimator(
     if settings.estimator == "simcse":
         assert teacher is not None
         length = settings.query_length if settings.simcse_mode == "reference" else None
-        simcse = SimCSEEstimator(teacher.model, mode=settings.simcse_mode, length=length)
-        return simcse, {"query": _cost(simcse.cache(queries, **options))}
+        between = SimCSEEstimator(teacher.model, mode=settings.simcse_mode, length=length)
+        return between, {"query": _cost(between.cache(queries, **options))}
+    online = settings.teacher_mode == "online"
     trained = TeacherEstimator(
         None if teacher is None else teacher.model,
         mode=settings.teacher_mode,
         init_student_from_teacher=settings.init_student_from_teacher,
+        normalize=settings.scoring == "cosine" if online else None,
     )
-    if settings.teacher_mode == "online":
+    if online:
         return trained, {}
     assert teacher is not None
-    if settings.temperature is None:
-        check_unit_vectors(teacher.model)
+    _check_temperature(settings, teacher.model, trained.normalize)
     remember_codes(teacher.model, codes, progress=progress)
     tables = trained.cache(queries, codes, **options)
     return trained, dict(zip(("query", "code"), map(_cost, tables), strict=True))
+
+
+def _check_temperature(
+    settings: TrainSettings, model: SentenceTransformer, by_cosine: bool
+) -> None:
+    if settings.loss in WITH_TEMPERATURE and settings.temperature is None:
+        check_unit_vectors(model, by_cosine=by_cosine)
 
 
 def _bm25(settings: TrainSettings, student: SentenceTransformer, pairs: Sequence[Pair]) -> Any:

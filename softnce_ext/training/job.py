@@ -7,37 +7,35 @@ once, at the end.
 from __future__ import annotations
 
 import copy
-import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__
 from ..bm25 import BM25
 from ..encoders.load import is_static
-from ..encoders.saved import check_model_name
+from ..estimators.cache import model_hash
+from ..estimators.space import check_space
 from ..evaluation.evaluate import result_row
 from ..functional import info_nce
 from . import ranks
 from .batches import TrainingPairs
-from .compare import add_seconds, differences, hybrid_weight_of, rank_all, task_mrr
+from .before import check_models, check_room, model_need, needs_twin, teacher_folder
+from .compare import Validation, add_seconds, differences, hybrid_weight_of, rank_all
 from .corpus import Corpus, read_corpus, split_corpus
-from .estimator import check_teacher, find_teacher, make_estimator, needs_twin
+from .estimator import check_teacher, find_teacher, make_estimator
 from .losses import make_loss
 from .model import prepare_model, remember_codes, texts_of
 from .output import check_output, save_model
-from .settings import STATIC, TrainSettings
+from .record import data_hash, library_versions, split_summary
+from .settings import TrainSettings
 from .trainer import TrainingInterrupted, TrainingRun, train_encoder
 
 if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
-
-LIBRARIES = ("torch", "sentence-transformers", "transformers", "tokenizers", "numpy")
 
 
 class JobInterrupted(KeyboardInterrupt):
@@ -64,7 +62,9 @@ class TrainingJob:
         self.left = ""  # the same of the teacher's folder
         self.runs: dict[str, TrainingRun] = {}
         self.models: dict[str, SentenceTransformer] = {}
+        self.validations: dict[str, Validation] = {}
         self.tables: dict[str, Any] = {}  # what the teacher's tables cost, by side
+        self.recorded: dict[str, Any] = {}  # of data and teacher
 
     def run(self) -> dict[str, Any]:
         """Do the job and return its report, ready for JSON; ranks but the first have an empty one.
@@ -88,23 +88,21 @@ class TrainingJob:
         return report
 
     def _run(self) -> dict[str, Any]:
-        for name in (self.settings.model, self.settings.init, self.settings.teacher):
-            if name is not None and name != STATIC:
-                check_model_name(name)
+        ranks.from_first(lambda: check_models(self.settings))
         corpus = ranks.from_first(self._corpus)
+        self.recorded["data_hash"] = data_hash(corpus.split)
         with self._phase("preparing"):
             model, texts = prepare_model(self.settings, corpus.split.train, progress=self.progress)
             self.settings = settings = as_read(self.settings, model, corpus.prepared).resolved(
                 static=is_static(model), rows=len(corpus.split.train)
             )
             check_teacher(settings, model)
+            ranks.from_first(lambda: check_room(settings, model, len(corpus.split.train)))
             self._remember(model, corpus)
-            untrained = copy.deepcopy(model) if settings.compare or needs_twin(settings) else None
+            twin = copy.deepcopy(model) if settings.compare or needs_twin(settings) else None
+            if settings.compare:
+                self.models["untrained"] = copy.deepcopy(model)
             _warm_up(model.device)
-        twin = None
-        if untrained is not None:
-            self.models["untrained"] = untrained
-            twin = copy.deepcopy(untrained)
         if needs_twin(settings):
             self._train_twin(twin, texts, corpus)
         weight = self._train_main(model, texts, corpus)
@@ -129,8 +127,8 @@ class TrainingJob:
             return
         boost = self.settings.name_boost or 0
         _, codes = texts_of(corpus.split.train, boost)
-        for task in (corpus.valid, corpus.test):
-            codes += task.base.texts(boost)
+        for base in {id(task.base): task.base for task in (corpus.valid, corpus.test)}.values():
+            codes += base.texts(boost)
         ranks.after_first(lambda: remember_codes(model, codes, progress=self.progress))
 
     def _train_main(
@@ -141,12 +139,16 @@ class TrainingJob:
         with self._phase("teacher"):
             twin = self.models.get("infonce") if needs_twin(settings) else None
             pairs = corpus.split.train
-            teacher, run = find_teacher(settings, pairs, twin, self.progress)
+            room = [model_need(settings, model, len(pairs))]
+            teacher, run = find_teacher(settings, pairs, twin, self.progress, room)
             if run is not None:
                 self.runs["simcse"] = run
+            if teacher is not None:
+                self.recorded["teacher_hash"] = model_hash(teacher.model)
             estimator, self.tables = ranks.after_first(
                 lambda: make_estimator(settings, model, pairs, teacher, progress=self.progress)
             )
+            ranks.from_first(lambda: check_space(room))  # again: tables have taken theirs
         if not self.tables and teacher is None:
             del self.seconds["teacher"]
         with self._phase("training"):
@@ -168,16 +170,17 @@ class TrainingJob:
     ) -> float:
         """Write the model; return the hybrid's weight."""
         settings = self.settings
-        assert settings.name_boost is not None
-        weight = hybrid_weight_of(model, corpus.valid, settings.name_boost)
+        systems = self.validations[settings.loss].systems(corpus.valid.base)
+        weight = hybrid_weight_of(systems, corpus.valid)
         content = {
             "name_boost": settings.name_boost,
             "hybrid_weight": weight,
             "form": settings.form,
             "code_length": settings.code_length,
             "loss": loss.get_config_dict(),
+            **self.recorded,
             "settings": settings.to_json(),
-            "versions": library_versions(),
+            "versions": library_versions(model),
         }
         save_model(Path(settings.output), model, content, corpus.split, run.steps)
         self.saved = kept
@@ -200,8 +203,9 @@ class TrainingJob:
         content = {
             "name_boost": self.settings.name_boost,
             "form": self.settings.form,
-            "settings": {**self.settings.to_json(), "loss": "infonce", "estimator": "none"},
-            "versions": library_versions(),
+            "settings": self.settings.with_loss("infonce").to_json(),
+            "data_hash": self.recorded["data_hash"],
+            "versions": library_versions(twin),
         }
         save_model(folder, twin, content, corpus.split, run.steps)
         self.left = f"{folder} holds the teacher, for --teacher"
@@ -212,17 +216,18 @@ class TrainingJob:
         loss: Any,
         texts: TrainingPairs,
         corpus: Corpus,
-        title: str,
+        name: str,
     ) -> TrainingRun:
         chosen_on = corpus.test if self.settings.select == "test" else corpus.valid
-        boost = self.settings.name_boost or 0
+        validation = Validation(model, chosen_on, self.settings.name_boost or 0, corpus.cutoff)
+        self.validations[name] = validation
         return train_encoder(
             model,
             loss,
             texts,
             self.settings,
-            validate=lambda: task_mrr(model, chosen_on, boost, corpus.cutoff),
-            title=f"training {title}",
+            validate=validation.mrr,
+            title=f"training {name}",
             progress=self.progress,
         )
 
@@ -230,12 +235,20 @@ class TrainingJob:
         settings, task = self.settings, corpus.test
         assert settings.name_boost is not None
         order = [name for name in ("untrained", "infonce", settings.loss) if name in self.models]
+        if not settings.compare:
+            order = [settings.loss]  # a twin was trained for its vectors alone
+        encoded = {
+            name: self.validations[name].systems(task.base)
+            for name in order
+            if name in self.validations
+        }
         outcomes = rank_all(
             {name: self.models[name] for name in order},
             task,
             best=settings.loss,
             name_boost=settings.name_boost,
             hybrid_weight=weight,
+            encoded=encoded,
             pretrained=bool(settings.compare),
             progress=self.progress,
         )
@@ -248,16 +261,17 @@ class TrainingJob:
             "differences": differences(
                 outcomes, task.packages, best=settings.loss, cutoff=corpus.cutoff
             ),
-            "split": corpus.split.summary,
+            "split": split_summary(corpus.split),
             "codebase": len(task.base),
             "cutoff": corpus.cutoff,
             "hybrid_weight": weight,
             "training": {name: run.summary() for name, run in self.runs.items()},
             "teacher": self.tables,
             "ranks": self.ranks,
+            **self.recorded,
             "seconds": self.seconds,
             "settings": settings.to_json(),
-            "versions": library_versions(),
+            "versions": library_versions(self.models[settings.loss]),
         }
 
     @contextmanager
@@ -265,11 +279,6 @@ class TrainingJob:
         begin = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - begin
-
-
-def teacher_folder(settings: TrainSettings) -> Path:
-    """Return where a teacher that a run trains first is kept."""
-    return Path(f"{settings.output.rstrip('/')}-teacher")
 
 
 def as_read(settings: TrainSettings, model: Any, prepared: bool) -> TrainSettings:
@@ -286,9 +295,3 @@ def _warm_up(device: torch.device) -> None:
 
     info_nce(torch.eye(2, device=device), torch.eye(2, device=device))
     BM25().scores([[0], [0]])
-
-
-def library_versions() -> dict[str, str]:
-    """Return the versions of what decides a run's figures."""
-    found = {name: version(name) for name in LIBRARIES}
-    return {"softnce_ext": __version__, "python": platform.python_version(), **found}

@@ -11,6 +11,7 @@ from .. import functional
 from ..estimators.similarity import Groups, Similarity
 from ..sentence_transformers import PUBLISHED_RATE, SoftInfoNCELoss
 from . import ranks
+from .rules import WITH_TEMPERATURE
 from .settings import WEIGHTED, TrainSettings
 
 if TYPE_CHECKING:
@@ -20,11 +21,16 @@ if TYPE_CHECKING:
 _FAMILY: dict[str, tuple[Callable[..., Tensor], Callable[[TrainSettings], dict[str, Any]]]] = {
     "bce": (functional.bce, lambda settings: {}),
     "weighted-infonce": (functional.weighted_info_nce, lambda settings: {}),
-    "kl": (functional.kl_regularized_info_nce, lambda settings: {}),
+    "kl": (
+        functional.kl_regularized_info_nce,
+        lambda settings: {
+            "info_nce_weight": settings.info_nce_weight,
+            "kl_weight": settings.kl_weight,
+        },
+    ),
     "top-k": (functional.top_k_cancellation, lambda settings: {"k": settings.top_k}),
     "threshold": (functional.threshold_cancellation, lambda settings: {"ratio": settings.ratio}),
 }
-_WITH_TEMPERATURE = ("bce", "weighted-infonce", "kl")
 
 
 class FamilyLoss(SoftInfoNCELoss):
@@ -98,6 +104,7 @@ def make_loss(
         "beta": settings.beta,
         "temperature": settings.temperature,
         "gather_across_devices": ranks.count() > 1,
+        "mask_duplicates": settings.mask_duplicates is not False,
     }
     if loss == "infonce":
         return SoftInfoNCELoss(model, estimator=None, **options)
@@ -107,21 +114,19 @@ def make_loss(
         return SoftInfoNCELoss(
             model,
             estimator=estimator,
+            min_weight=settings.min_weight,
             alpha_scaling=scaling,
             false_negative_rate=PUBLISHED_RATE if rate is None else rate,
             **options,
         )
-    assert settings.batch_size is not None
-    if loss == "top-k" and settings.top_k >= settings.batch_size - 1:
-        raise ValueError(
-            f"top_k must leave a negative in a batch of {settings.batch_size}, got {settings.top_k}"
-        )
+    if loss not in WITH_TEMPERATURE:
+        options["temperature"] = 1.0  # it is not used, but the estimator asks for one
     function, rule = _FAMILY[loss]
     return FamilyLoss(
         model,
         function,
         rule(settings),
-        with_temperature=loss in _WITH_TEMPERATURE,
+        with_temperature=loss in WITH_TEMPERATURE,
         estimator=estimator,
         **options,
     )

@@ -23,6 +23,7 @@ from ..estimators.cache import cache_folder
 from ..estimators.frozen import check_raw_dot
 from . import ranks
 from .batches import TextPairs, TokenizedPairs, TrainingPairs
+from .before import told_cure
 from .settings import TrainSettings
 from .systems import SYSTEMS
 
@@ -43,7 +44,11 @@ def prepare_model(
     """
     if settings.is_from_scratch:
         return _from_scratch(settings.resolved(static=True), pairs, progress)
-    model = _preset_model(settings, pairs) if settings.preset else load_encoder(settings.encoder)[0]
+    with told_cure("--model"):
+        if settings.preset is not None:
+            model = _preset_model(settings, pairs)
+        else:
+            model, _ = load_encoder(settings.encoder)
     settings = settings.resolved(static=is_static(model))
     if settings.preset is None:
         assert settings.code_length is not None
@@ -102,7 +107,8 @@ def _from_scratch(
     idf = inverse_document_frequency(texts.texts(), tokenizer.get_vocab_size())
     model = build_static_encoder(tokenizer, idf, settings.dimension, seed=settings.seed)
     if settings.init is not None:
-        start, _ = load_encoder(settings.init)
+        with told_cure("--init"):
+            start, _ = load_encoder(settings.init)
         init_from(model, start, seed=settings.seed, progress=progress)
     return model, texts
 

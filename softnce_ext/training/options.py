@@ -18,13 +18,15 @@ def option(
     help: str,
     *,
     at_least: float | None = None,
+    at_most: float | None = None,
     above: float | None = None,
     below: float | None = None,
     choices: tuple[str, ...] | None = None,
 ) -> Any:
     """Declare a setting: where help shows it, its type, default, description and bounds."""
-    bounds = {"at_least": at_least, "above": above, "below": below, "choices": choices}
-    return field(default=default, metadata={"group": group, "kind": kind, "help": help, **bounds})
+    bounds = {"at_least": at_least, "at_most": at_most, "above": above, "below": below}
+    told = {"group": group, "kind": kind, "help": help, "choices": choices}
+    return field(default=default, metadata={**told, **bounds})
 
 
 def read_yaml(path: Path, known: Sequence[str]) -> dict[str, Any]:
@@ -79,6 +81,8 @@ def checked(each: Field[Any], value: Any) -> Any:
         raise ValueError(f"{name} must not be empty, got {value!r}")
     if rule["at_least"] is not None and value < rule["at_least"]:
         raise ValueError(f"{name} must be {wanted} >= {rule['at_least']}, got {value}")
+    if rule["at_most"] is not None and value > rule["at_most"]:
+        raise ValueError(f"{name} must be {wanted} <= {rule['at_most']}, got {value}")
     if rule["above"] is not None and not value > rule["above"]:
         raise ValueError(f"{name} must be {wanted} > {rule['above']}, got {value}")
     if rule["below"] is not None and not value < rule["below"]:

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,9 +41,11 @@ def check_output(folder: Path) -> None:
             )
     elif folder.exists() or folder.is_symlink():
         raise ValueError(f"output must be a folder, got {folder}, which is a file")
-    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder.absolute().parent, os.W_OK):
-        raise PermissionError(f"output {folder} cannot be written: its parent is read-only")
+    place = next(each for each in folder.absolute().parents if os.path.lexists(each))
+    if not place.is_dir():
+        raise NotADirectoryError(f"output {folder} cannot be written: {place} is no folder")
+    if not os.access(place, os.W_OK):
+        raise PermissionError(f"output {folder} cannot be written: {place} is read-only")
 
 
 def save_model(
@@ -67,9 +70,12 @@ def save_model(
         OSError: The folder cannot be written; what was there is still there.
     """
     place = Path(os.path.realpath(folder))
-    stage = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
-    old = stage / "old"
+    missing = [each for each in place.parents if not each.exists()]
+    stage = None
     try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+        old = stage / "old"
         new = stage / "new"
         try:
             model.save_pretrained(str(new), create_model_card=False)
@@ -92,7 +98,11 @@ def save_model(
             shutil.rmtree(previous(place), ignore_errors=True)
             old.rename(previous(place))
     finally:
-        shutil.rmtree(stage, ignore_errors=True)
+        if stage is not None:
+            shutil.rmtree(stage, ignore_errors=True)
+        for each in missing:
+            with suppress(OSError):  # it holds the model, as it should
+                each.rmdir()
 
 
 def previous(folder: Path) -> Path:
@@ -101,14 +111,23 @@ def previous(folder: Path) -> Path:
     return place.with_name(f"{place.name}.previous")
 
 
-def save_report(folder: Path, report: dict[str, Any], table: str) -> None:
-    """Add metrics.json and README.md to a saved model.
+def save_metrics(folder: Path, report: dict[str, Any]) -> None:
+    """Add metrics.json to a saved model.
 
     Raises:
         OSError: The folder cannot be written.
     """
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
     write_lines(folder / METRICS_FILE, [text])
+
+
+def save_report(folder: Path, report: dict[str, Any], table: str) -> None:
+    """Add metrics.json and README.md to a saved model.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    save_metrics(folder, report)
     is_ours = _OURS in (folder / "modules.json").read_text(encoding="utf-8")
     card = _CARD.format(
         kind="a backbone of the paper" if is_ours else "a plain sentence-transformers model",

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from .options import checked, option, read_yaml
+from .rules import LOSSES as LOSSES
+from .rules import STATIC as STATIC
+from .rules import UNWEIGHTED as UNWEIGHTED
+from .rules import WEIGHTED as WEIGHTED
+from .rules import conflict, unused
 from .systems import SYSTEMS
-
-STATIC = "static"  # the model that is built here, from nothing
 
 # What None stands for, by the kind of model. The static figures were chosen on validation
 # packages; a transformer's are the usual ones of fine-tuning.
@@ -28,9 +31,6 @@ SCALES = {"cosine": 20.0, "dot": 1.0}
 STEPS_PER_EPOCH = 16  # at least, while batches stay above LEAST_BATCH pairs
 LEAST_BATCH = 16
 
-WEIGHTED = "soft-infonce"
-UNWEIGHTED = ("infonce", "simcse")  # need no estimator
-LOSSES = (WEIGHTED, *UNWEIGHTED, "bce", "weighted-infonce", "kl", "top-k", "threshold")
 LANGUAGES = ("go", "java", "javascript", "php", "python", "ruby")
 
 
@@ -42,8 +42,8 @@ class TrainSettings:
     stands for what its help says.
 
     Raises:
-        ValueError, TypeError: A value is of another type or out of range, or values do not go
-            together.
+        ValueError, TypeError: A value is of another type or out of range, values do not go
+            together, or one counts for nothing beside the others.
     """
 
     model: str | None = option(
@@ -121,6 +121,14 @@ class TrainSettings:
         float,
         0.7,
         "loss threshold drops negatives this many times as similar as the pair itself",
+        above=0,
+    )
+    mask_duplicates: bool | None = option(
+        "loss",
+        bool,
+        None,
+        "leave codes out of a query's negatives that repeat its code or belong to the same query "
+        "(default: yes; not with loss simcse)",
     )
     alpha: float | None = option(
         "loss",
@@ -135,6 +143,16 @@ class TrainSettings:
     temperature: float | None = option(
         "loss", float, None, "of the softmax over similarities (default: the paper's)", above=0
     )
+    min_weight: float = option(
+        "loss",
+        float,
+        0.1,
+        "lower bound of a negative's weight with loss soft-infonce",
+        at_least=0,
+        at_most=1,
+    )
+    info_nce_weight: float = option("loss", float, 1.3, "weight of InfoNCE in loss kl", at_least=0)
+    kl_weight: float = option("loss", float, 0.7, "weight of the divergence in loss kl", at_least=0)
     alpha_scaling: str = option(
         "loss",
         str,
@@ -260,61 +278,11 @@ class TrainSettings:
         for each in fields(self):
             value = checked(each, getattr(self, each.name))
             object.__setattr__(self, each.name, value)
-        for wrong, rule in (
-            (
-                self.loss not in UNWEIGHTED and self.estimator == "none",
-                f"estimator must be bm25, simcse or trained with loss {self.loss}, got none",
-            ),
-            (
-                self.init is not None and not self.is_from_scratch,
-                f"init is for model {STATIC} alone, got model {self.encoder}",
-            ),
-            (
-                self.preset is not None and self.model == STATIC,
-                f"preset {self.preset} needs its backbone, got model {STATIC}",
-            ),
-            (
-                self.teacher is not None and self.estimator not in ("simcse", "trained"),
-                f"teacher is for estimator simcse or trained, got estimator {self.estimator}",
-            ),
-            (
-                self.loss in UNWEIGHTED
-                and (self.teacher is not None or self.init_student_from_teacher),
-                f"teacher is for losses with an estimator, got loss {self.loss}",
-            ),
-            (
-                self.teacher_mode == "online"
-                and self.teacher is not None
-                and not self.init_student_from_teacher,
-                "teacher_mode online takes the student itself, and a teacher only with "
-                f"init_student_from_teacher, got teacher {self.teacher}",
-            ),
-            (
-                self.loss == "simcse" and self.model == STATIC,
-                f"loss simcse needs a transformer with dropout, got model {STATIC}",
-            ),
-            (
-                self.simcse_mode == "reference" and self.preset is None,
-                "simcse_mode reference pads to a preset's query_length, got no preset",
-            ),
-            (
-                self.estimator != "trained"
-                and (self.teacher_mode != "frozen" or self.init_student_from_teacher),
-                "teacher_mode online and init_student_from_teacher are for estimator trained, "
-                f"got estimator {self.estimator}",
-            ),
-            (
-                self.query_length is not None and self.preset is None,
-                f"query_length is for presets, which cut queries apart from code, got model "
-                f"{self.encoder}",
-            ),
-            (
-                self.loss == "simcse" and self.preset is not None,
-                f"preset is for code search, got preset {self.preset} with loss simcse",
-            ),
-        ):
-            if wrong:
-                raise ValueError(rule)
+        if wrong := conflict(self):
+            raise ValueError(wrong)
+        self.refuse_unused(
+            each.name for each in fields(self) if getattr(self, each.name) != each.default
+        )
 
     @property
     def is_from_scratch(self) -> bool:
@@ -326,6 +294,24 @@ class TrainSettings:
         """The model in words: its folder or name."""
         return self.model or (f"of preset {self.preset}" if self.preset else STATIC)
 
+    def refuse_unused(self, names: Iterable[str]) -> None:
+        """Refuse those of these settings that count for nothing; what only says no may stand.
+
+        Raises:
+            ValueError: There is one.
+        """
+        given = set(names)
+        for name, other in unused(self).items():
+            value = getattr(self, name)
+            if name in given and value is not None and value is not False and value != "none":
+                raise ValueError(f"{name} is not used by {other}, got {value}")
+
+    def with_loss(self, loss: str) -> TrainSettings:
+        """Return the settings of the same run with another loss, without what it does not use."""
+        left_out = unused(TrainSettings(loss=loss, model=self.model, preset=self.preset))
+        kept = {name: value for name, value in asdict(self).items() if name not in left_out}
+        return TrainSettings(**{**kept, "loss": loss})
+
     def resolved(self, *, static: bool, rows: int | None = None) -> TrainSettings:
         """Fill in what was left open, by the kind of model and the number of training rows."""
         defaults: dict[str, Any] = dict(STATIC_DEFAULTS if static else TRANSFORMER_DEFAULTS)
@@ -336,22 +322,35 @@ class TrainSettings:
         if self.preset is not None:
             defaults |= SYSTEMS[self.preset].defaults()
         defaults["scale"] = SCALES[self.scoring or defaults["scoring"]]
+        defaults["mask_duplicates"] = self.loss != "simcse"
         defaults["compare"] = self.is_from_scratch and self.loss == WEIGHTED
-        open_ = {name: v for name, v in defaults.items() if getattr(self, name) is None}
-        return replace(self, **open_)
+        left_out = unused(self)
+        return replace(
+            self,
+            **{
+                name: value
+                for name, value in defaults.items()
+                if getattr(self, name) is None and name not in left_out
+            },
+        )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the settings as JSON values."""
-        return asdict(self)
+        """Return the settings that count, as JSON values."""
+        left_out = unused(self)
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 
 def settings_from(values: Mapping[str, Any], config: str | Path | None = None) -> TrainSettings:
     """Build settings from given values and, for the others, from a YAML file.
 
     Raises:
-        ValueError, TypeError: A name is unknown, or a value does not fit.
+        ValueError, TypeError: A name is unknown, a value does not fit, or counts for nothing beside
+            the others.
         OSError: The file cannot be read.
     """
     known = [each.name for each in fields(TrainSettings)]
     read = read_yaml(Path(config), known) if config is not None else {}
-    return TrainSettings(**{**read, **values})
+    given = {**read, **values}
+    settings = TrainSettings(**given)
+    settings.refuse_unused(given.keys())  # also where it is the default that is given
+    return settings

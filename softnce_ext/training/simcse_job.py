@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..data.split import Split
 from ..encoders.saved import load_encoder
-from . import ranks
+from ..estimators.space import check_space
+from . import ranks, simcse
+from .before import check_models, model_need, told_cure
 from .corpus import read_corpus, split_corpus
-from .job import library_versions
-from .output import check_output, save_model
+from .output import check_output, save_metrics, save_model
+from .record import data_hash, library_versions, split_summary
 from .settings import TrainSettings
-from .simcse import SIMCSE_MODEL, SIMCSE_SETTINGS, train_simcse
 
 
 def run_simcse(settings: TrainSettings, *, progress: bool = True) -> dict[str, Any]:
@@ -35,15 +38,17 @@ def run_simcse(settings: TrainSettings, *, progress: bool = True) -> dict[str, A
 
 
 def _run(settings: TrainSettings, progress: bool) -> dict[str, Any]:
+    begin = time.perf_counter()
     folder, together = Path(settings.output), ranks.count()
 
     def read() -> Split:
         check_output(folder)
-        pairs, prepared = read_corpus(settings, progress=progress)
-        return split_corpus(pairs, prepared, settings).split
+        check_models(settings)
+        return split_corpus(*read_corpus(settings, progress=progress), settings).split
 
     split = ranks.from_first(read)
-    model, _ = load_encoder(settings.model or SIMCSE_MODEL)
+    with told_cure("--model"):
+        model, _ = load_encoder(settings.model or simcse.SIMCSE_MODEL)
     given: dict[str, Any] = {
         "batch_size": settings.batch_size,
         "epochs": settings.epochs,
@@ -54,21 +59,30 @@ def _run(settings: TrainSettings, progress: bool) -> dict[str, Any]:
         "precision": settings.precision,
     }
     given = {name: value for name, value in given.items() if value is not None}
-    how = SIMCSE_SETTINGS[settings.simcse_settings]._replace(**given)
+    how = simcse.SIMCSE_SETTINGS[settings.simcse_settings]._replace(**given)
     queries = [pair.query for pair in split.train]
-    encoder, run = train_simcse(model, queries, how, progress=progress)
+    settings = replace(settings, mask_duplicates=bool(settings.mask_duplicates))
+    planned = replace(settings, batch_size=how.batch_size, epochs=how.epochs)
+    ranks.from_first(lambda: check_space([model_need(planned, model, len(queries))]))
+    seconds = {"preparing": time.perf_counter() - begin}
+    encoder, run = simcse.train_simcse(
+        model, queries, how, mask_duplicates=bool(settings.mask_duplicates), progress=progress
+    )
     if not ranks.part():
         return {}
-    content = {
-        "name_boost": 0,
+    told = {
+        "data_hash": data_hash(split),
         "settings": {**settings.to_json(), "simcse": how._asdict()},
         "versions": library_versions(),
     }
-    save_model(folder, encoder, content, split, run.steps)
-    return {
+    save_model(folder, encoder, {"name_boost": 0, **told}, split, run.steps)
+    report = {
         "queries": len(queries),
         "ranks": together,
+        "split": split_summary(split),
         "training": {"simcse": run.summary()},
-        "settings": content["settings"],
-        "versions": content["versions"],
+        "seconds": {**seconds, "training": run.seconds, "total": time.perf_counter() - begin},
+        **told,
     }
+    save_metrics(folder, report)
+    return report

@@ -1,0 +1,159 @@
+"""Training on what `softnce prepare csn` wrote: read and encoded once, ranked as evaluate does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from codesearchnet_dumps import COUNTS, write_lists, write_zip
+from language_rows import language_rows
+from tiny_backbones import save_tiny_backbone
+
+from softnce_ext.cli.main import main
+from softnce_ext.data import codesearchnet_language
+from softnce_ext.data.codesearchnet import Dump, prepare_language
+from softnce_ext.evaluation import evaluate, files
+from softnce_ext.training import compare, corpus
+from softnce_ext.training.job import TrainingJob
+from softnce_ext.training.settings import TrainSettings
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small backbone and a prepared language: 5 pairs to train on, 7 codes."""
+    root = tmp_path_factory.mktemp("prepared")
+    texts = [row[key] for row in language_rows("ruby") for key in ("query", "code")]
+    save_tiny_backbone(root / "roberta", texts)
+    dump, lists = Dump([write_zip(root, "ruby")]), write_lists(root / "lists", "ruby")
+    prepare_language(dump, "ruby", root / "csn", lists=lists, allow_missing=True, progress=False)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "installed_model", lambda: None)
+
+
+def run(folder: Path, output: Path, **options: Any) -> dict[str, Any]:
+    given: dict[str, Any] = {
+        "preset": "codebert",
+        "model": str(folder / "roberta"),
+        "data": str(folder / "csn"),
+        "language": "ruby",
+        "batch_size": 2,
+        "epochs": 2,
+        "output": str(output),
+        **options,
+    }
+    return TrainingJob(TrainSettings(**given), progress=False).run()
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each file of the folder is read."""
+    counts: Counter[str] = Counter()
+    stream = codesearchnet_language.stream_lines
+
+    def counted(raw: Any, name: str, advance: Any) -> Any:
+        counts[Path(name).name] += 1
+        return stream(raw, name, advance)
+
+    monkeypatch.setattr(codesearchnet_language, "stream_lines", counted)
+    return counts
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """The texts that are encoded: the side, and how many."""
+    calls: list[tuple[str, int]] = []
+    encode = evaluate.encode
+
+    def counted(model: Any, texts: Any, side: Any, *rest: Any) -> Any:
+        calls.append((side, len(texts)))
+        return encode(model, texts, side, *rest)
+
+    monkeypatch.setattr(evaluate, "encode", counted)
+    return calls
+
+
+def test_each_file_is_read_once(folder: Path, tmp_path: Path, read: Counter[str]) -> None:
+    run(folder, tmp_path / "m", loss="infonce", epochs=1)
+    assert read == {f"{name}.jsonl.gz": 1 for name in ("train", "valid", "test", "codebase")}
+
+
+@pytest.mark.parametrize("select", ["valid", "test"])
+def test_the_code_base_is_encoded_once_per_epoch(
+    folder: Path, tmp_path: Path, encoded: list[tuple[str, int]], select: str
+) -> None:
+    """The best epoch's vectors serve for the hybrid's weight and for the test as well."""
+    plain = run(folder, tmp_path / "m", loss="infonce", epochs=2, select=select)
+    assert encoded.count(("code", COUNTS[3])) == 2
+    assert COUNTS[1] == COUNTS[2]
+    # Two epochs' and the test's; chosen on test, those of the hybrid's weight come between.
+    assert encoded.count(("query", COUNTS[1])) == (4 if select == "test" else 3)
+    assert [row["name"] for row in plain["results"]] == ["lexical", "lexical+", "infonce", "hybrid"]
+
+
+def test_figures_are_those_of_encoding_anew(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Epochs differ much and the first may be the best: its vectors are taken, not the last's."""
+    options: dict[str, Any] = {"loss": "infonce", "epochs": 3, "learning_rate": 3e-3}
+    kept = run(folder, tmp_path / "m", **options)
+    monkeypatch.setattr(
+        compare.Validation,
+        "systems",
+        lambda self, base: evaluate.Systems(self.model, base, name_boost=self.name_boost),
+    )
+    anew = run(folder, tmp_path / "n", **options)
+    without = [{**row, "seconds": 0} for row in kept["results"]]
+    assert without == [{**row, "seconds": 0} for row in anew["results"]]
+    assert kept["hybrid_weight"] == anew["hybrid_weight"]
+
+
+def test_valid_and_test_share_one_code_base(folder: Path) -> None:
+    settings = TrainSettings(data=str(folder / "csn" / "ruby"))
+    found = corpus.split_corpus(*corpus.read_corpus(settings, progress=False), settings)
+    assert found.valid.base is found.test.base and len(found.test.base) == COUNTS[3]
+    assert found.valid.queries != found.test.queries
+
+
+def test_evaluate_gives_the_figures_of_train_without_being_told_the_cutoff(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    for module in (files, corpus):
+        monkeypatch.setattr(module, "PAPER_CUTOFF", 1)
+    report = run(folder, tmp_path / "m", loss="infonce", epochs=1)
+    words = ["evaluate", str(tmp_path / "m"), "--data", str(folder / "csn" / "ruby")]
+    assert main([*words, "--json"]) == 0
+    evaluated = json.loads(capsys.readouterr().out)
+    assert report["cutoff"] == evaluated["cutoff"] == 1
+    names = {"infonce": "dense"}
+    theirs = {row["name"]: row["mrr"] for row in evaluated["results"]}
+    for row in report["results"]:
+        assert theirs[names.get(row["name"], row["name"])] == pytest.approx(row["mrr"], abs=1e-6)
+    assert main([*words, "--cutoff", "7", "--json"]) == 0
+    wider = json.loads(capsys.readouterr().out)
+    assert wider["cutoff"] == 7
+    assert sum(row["mrr"] for row in wider["results"]) > sum(theirs.values())
+    assert main(words) == 0
+    assert "a rank beyond 1 counts as 0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["codebase", "train", "test"])
+def test_a_file_that_is_gone_is_told_in_a_sentence(
+    folder: Path, tmp_path: Path, name: str, capsys: Any
+) -> None:
+    shutil.copytree(folder / "csn", tmp_path / "csn")
+    (tmp_path / "csn" / "ruby" / f"{name}.jsonl.gz").unlink()
+    words = ["train", "--data", str(tmp_path / "csn" / "ruby"), "--output", str(tmp_path / "m")]
+    assert main(words) == 1
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert told == (
+        f"softnce train: {tmp_path}/csn/ruby/{name}.jsonl.gz: is gone, though prepared.json tells "
+        "of it; `softnce prepare csn` makes it again"
+    )

@@ -1,0 +1,43 @@
+"""What is written down of every run beside its settings: versions, data, and what data overlap."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from importlib.metadata import version
+from typing import Any
+
+from .. import __version__
+from ..data.dataflow.languages import language_named
+from ..data.pairs import pair_hash
+from ..data.split import Split
+
+LIBRARIES = ("torch", "sentence-transformers", "transformers", "tokenizers", "numpy")
+
+
+def library_versions(model: Any = None) -> dict[str, str]:
+    """Return the versions of what decides a run's figures.
+
+    Args:
+        model: What is trained; of one that reads data flow its grammar is named too.
+    """
+    names = list(LIBRARIES)
+    language = None if model is None else getattr(model[0], "language", None)
+    if language is not None:
+        names += ["tree-sitter", language_named(language).package.replace("_", "-")]
+    found = {name: version(name) for name in names}
+    return {"softnce_ext": __version__, "python": platform.python_version(), **found}
+
+
+def data_hash(split: Split) -> str:
+    """Return a hash of a split's pairs, whatever their order within its parts."""
+    digest = hashlib.sha256()
+    for name, pairs in split.parts().items():
+        digest.update(f"{name}\0{' '.join(sorted(map(pair_hash, pairs)))}\0".encode())
+    return digest.hexdigest()
+
+
+def split_summary(split: Split) -> dict[str, Any]:
+    """Return a split's summary, with the number of test pairs that are training pairs as well."""
+    trained = set(map(pair_hash, split.train))
+    return {**split.summary, "trained_on": sum(pair_hash(pair) in trained for pair in split.test)}
