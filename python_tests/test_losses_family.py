@@ -14,7 +14,7 @@ from test_functional import graphs_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import softnce_ext as sx
-from softnce_ext import blocks, checks, reference
+from softnce_ext import blocks, reference, values
 
 IMPLS = ("native", "torch")
 
@@ -354,13 +354,13 @@ def test_a_similarity_that_is_not_finite_is_named(impl, name):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("grouped", [False, True])
 def test_the_search_for_what_is_not_finite_takes_a_block_at_a_time(kind, grouped, monkeypatch):
-    monkeypatch.setattr(checks, "_BLOCK_ROWS", 16)
+    monkeypatch.setattr(values, "_BLOCK_ROWS", 16)
     n, m = 160, 170
     similarity = problems.similarity(kind, n, m, torch.float32)
     groups = problems.duplicate_groups(n, m, 3) if grouped else None
     nan = torch.tensor(float("nan"))
     with Largest() as largest:  # whose NaN is of something else
-        checks.check_finite(nan, similarity, groups, 3, False)
+        values.check_finite(nan, similarity, groups, 3, False)
     entries = max(map(len, similarity)) if kind == "factors" else 0
     assert largest.numel <= max(16 * m, entries) < n * m
 
@@ -383,7 +383,7 @@ def test_the_search_for_what_is_not_finite_takes_a_block_at_a_time(kind, grouped
         allowed &= similarity.known(columns)
     row, column = allowed.nonzero()[0].tolist()
     with pytest.raises(ValueError, match=rf"finite, got inf at \[{row}, {column}\]"):
-        checks.check_finite(nan, similarity, groups, 3, False)
+        values.check_finite(nan, similarity, groups, 3, False)
 
 
 @pytest.mark.parametrize("impl", IMPLS)

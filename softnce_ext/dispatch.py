@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
+import warnings
+from types import FrameType
 
 import torch
 from torch import Tensor
 
-from . import blocks, checks, ops, rows
+from . import blocks, checks, ops, rows, values
 from .checks import Groups, Similarity
 from .factors import BM25Factors
 
@@ -25,8 +28,8 @@ def loss(
 ) -> Tensor:
     """Return the loss `rule` makes of a batch; the other arguments are the public functions'."""
     checks.check_embeddings(query, code)
-    positive_offset = checks.check_positive_offset(positive_offset, query, code)
-    checks.check_options(reduction=reduction, impl=impl)
+    positive_offset = values.check_positive_offset(positive_offset, query, code)
+    values.check_options(reduction=reduction, impl=impl)
     soft = rule.objective == rows.SOFT_INFO_NCE
     if similarity is not None or not soft:
         checks.check_similarity(similarity, query, code)
@@ -35,11 +38,11 @@ def loss(
     negatives = code.shape[0] - 1
     few = negatives > 0 and not rows.has_normaliser(rule.alpha, rule.beta, negatives)
     if soft and similarity is not None and few:
-        checks.warn_few_negatives(rule.alpha, rule.beta, negatives)
+        warn_few_negatives(rule.alpha, rule.beta, negatives)
     if rule.eps > 0 and query.dtype != torch.float64:  # in fp32 1e-50 would be 0, and bound nothing
         rule = rule._replace(eps=max(rule.eps, torch.finfo(torch.float32).tiny))
 
-    scale = checks.check_scale(scale, query.dtype)
+    scale = values.check_scale(scale, query.dtype)
 
     device = query.device.type
     native = _use_native(impl, device)
@@ -66,12 +69,12 @@ def loss(
             and device == "cpu"
             and not _is_traced(similarity[0])
         ):
-            checks.check_indices(similarity)  # the native op looks for itself
+            values.check_indices(similarity)  # the native op looks for itself
         problem = blocks.Problem(rule, given, groups or (), scale, positive_offset)
         result = blocks.loss(query, code, problem, reduction)
     if similarity is not None and device == "cpu" and not _is_traced(result):
         own = rule.objective == rows.THRESHOLD
-        checks.check_finite(result, similarity, groups, positive_offset, own)
+        values.check_finite(result, similarity, groups, positive_offset, own)
     return result
 
 
@@ -124,7 +127,7 @@ def _use_native(impl: str, device: str) -> bool:
     if impl == "auto":
         reason = None if transformed else ops.unavailable(device)
         if reason is not None and device in ("cpu", "cuda"):
-            checks.warn_torch_path(reason)
+            _warn_torch_path(reason)
         return not transformed and reason is None
     if transformed:
         raise RuntimeError(
@@ -160,3 +163,39 @@ def _is_traced(tensor: Tensor) -> bool:
     if torch.compiler.is_compiling() or type(tensor) not in (Tensor, torch.nn.Parameter):
         return True
     return torch._C._len_torch_dispatch_stack() > 0
+
+
+def _warn(message: str) -> None:
+    """Warn where this package was called from, whichever module or compiler lies between."""
+    frame: FrameType | None = sys._getframe()
+    level = 1
+    while frame is not None and _package(frame) in (__package__, "torch"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, RuntimeWarning, stacklevel=level)
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__")).partition(".")[0]
+
+
+_told: set[str] = set()
+
+
+def _warn_torch_path(reason: str) -> None:
+    """Warn once of each reason why the native ops do not run; it names the cure."""
+    if reason not in _told:
+        _told.add(reason)
+        _warn(f"softnce_ext runs its plain torch path: {reason}")
+
+
+# Never traced: what torch.compiler.assume_constant_result sets, without importing torch._dynamo.
+_warn_torch_path._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def warn_few_negatives(alpha: float, beta: float, negatives: int) -> None:
+    """Warn, outside compiled code, that a batch is too small for Eq. 4's normaliser."""
+    if not torch.compiler.is_compiling():
+        _warn(
+            f"beta * negatives <= alpha ({beta} * {negatives} <= {alpha}): Eq. 4 has no positive "
+            "normaliser, every weight is 1 for this batch"
+        )

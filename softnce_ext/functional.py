@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import checks, dispatch, reference, rows
+from . import checks, dispatch, reference, rows, values
 from .checks import Groups, Similarity
 
 
@@ -72,7 +72,7 @@ def soft_info_nce(
 
     Source: "Rethinking Negative Pairs in Code Search" (EMNLP 2023), Eq. 3 to 5.
     """
-    numbers = checks.check_options(
+    numbers = values.check_options(
         alpha=alpha, beta=beta, temperature=temperature, min_weight=min_weight, eps=eps
     )
     rule = rows.Rule(rows.SOFT_INFO_NCE, **numbers)
@@ -138,7 +138,7 @@ def top_k_cancellation(
 
     Source: "Rethinking Negative Pairs in Code Search" (EMNLP 2023), section 4.4.
     """
-    cutoff = min(checks.check_options(k=k)["k"], 2**53)  # the op takes a float
+    cutoff = min(values.check_options(k=k)["k"], 2**53)  # the op takes a float
     rule = rows.Rule(rows.TOP_K, cutoff=cutoff)
     return dispatch.loss(
         rule, query, code, similarity, scale, positive_offset, groups, reduction, impl
@@ -172,7 +172,7 @@ def threshold_cancellation(
 
     Source: "Rethinking Negative Pairs in Code Search" (EMNLP 2023), section 4.4.
     """
-    rule = rows.Rule(rows.THRESHOLD, cutoff=checks.check_options(ratio=ratio)["ratio"])
+    rule = rows.Rule(rows.THRESHOLD, cutoff=values.check_options(ratio=ratio)["ratio"])
     return dispatch.loss(
         rule, query, code, similarity, scale, positive_offset, groups, reduction, impl
     )
@@ -206,7 +206,7 @@ def bce(
 
     Source: "Rethinking Negative Pairs in Code Search" (EMNLP 2023), section 4.3.
     """
-    rule = rows.Rule(rows.BCE, **checks.check_options(temperature=temperature))
+    rule = rows.Rule(rows.BCE, **values.check_options(temperature=temperature))
     return dispatch.loss(
         rule, query, code, similarity, scale, positive_offset, groups, reduction, impl
     )
@@ -241,7 +241,7 @@ def weighted_info_nce(
 
     Source: "Rethinking Negative Pairs in Code Search" (EMNLP 2023), Eq. 13.
     """
-    numbers = checks.check_options(temperature=temperature, eps=eps)
+    numbers = values.check_options(temperature=temperature, eps=eps)
     rule = rows.Rule(rows.WEIGHTED_INFO_NCE, **numbers)
     return dispatch.loss(
         rule, query, code, similarity, scale, positive_offset, groups, reduction, impl
@@ -280,7 +280,7 @@ def kl_regularized_info_nce(
 
     Source: "Rethinking Negative Pairs in Code Search" (EMNLP 2023), section 4.3.
     """
-    numbers = checks.check_options(
+    numbers = values.check_options(
         temperature=temperature, info_nce_weight=info_nce_weight, kl_weight=kl_weight
     )
     rule = rows.Rule(
@@ -317,17 +317,17 @@ def soft_weights(
             f"similarity must have shape [N, M] with M >= N, got {list(similarity.shape)}"
         )
     checks.check_floating("similarity", similarity)
-    numbers = checks.check_options(
+    numbers = values.check_options(
         alpha=alpha, beta=beta, temperature=temperature, min_weight=min_weight
     )
     rule = rows.Rule(rows.SOFT_INFO_NCE, **numbers)
     negatives = similarity.shape[1] - 1
     if negatives > 0 and not rows.has_normaliser(rule.alpha, rule.beta, negatives):
-        checks.warn_few_negatives(rule.alpha, rule.beta, negatives)
+        dispatch.warn_few_negatives(rule.alpha, rule.beta, negatives)
     similarity = similarity.detach()
     if similarity.dtype != torch.float64:
         similarity = similarity.float()
     weights = reference.soft_weights(similarity, **numbers)
     if similarity.device.type == "cpu":
-        checks.check_finite(weights, similarity, None, 0, False)
+        values.check_finite(weights, similarity, None, 0, False)
     return weights

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from . import checks, functional
+from . import functional, values
 from .checks import Similarity
 
 
@@ -21,7 +21,7 @@ class _Loss(nn.Module):
         parameters = inspect.signature(self.function).parameters.values()
         batch = [each.name for each in parameters if each.kind is not each.KEYWORD_ONLY]
         inspect.signature(self.function).bind(*batch, **options)
-        checks.check_options(scale=scale, **options)
+        values.check_options(scale=scale, **options)
         self.scale = scale  # a Parameter registers itself and is learned
         self.options = options
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .. import checks
+from .. import values
 from ..estimators.bm25 import InBatchBM25, model_special_ids
 from ..estimators.similarity import Similarity
 from ..presets import PRESETS
@@ -35,13 +35,13 @@ def check_numbers(
     Raises:
         TypeError, ValueError: An argument is of another type or out of its range.
     """
-    checks.check_number("scale", scale)
-    checks.check_choice("impl", impl, ("auto", "native", "torch"))
+    values.check_number("scale", scale)
+    values.check_options(impl=impl)
     if not scale > 0:
         raise ValueError(f"scale must be > 0, got {scale}")
     if alpha_scaling not in (None, "expected"):
         raise ValueError(f'alpha_scaling must be None or "expected", got {alpha_scaling!r}')
-    checks.check_number("false_negative_rate", false_negative_rate)
+    values.check_number("false_negative_rate", false_negative_rate)
     if not 0 < false_negative_rate < 1:
         raise ValueError(f"false_negative_rate must be in (0, 1), got {false_negative_rate}")
 
@@ -76,9 +76,7 @@ def weights_for(
     weights: dict[str, Any] = {
         name: getattr(preset, name) if value is None else value for name, value in given.items()
     }
-    weights["min_weight"] = min_weight
-    checks.check_rule(**weights)
-    return weights
+    return values.check_options(**weights, min_weight=min_weight)
 
 
 def expected_alpha(alpha: float, beta: float, negatives: int, rate: float) -> float:
