@@ -180,7 +180,7 @@ def test_row_numbers_under_another_name_are_told_what_to_be(model: Any, tmp_path
     teacher.cache(QUERIES, CODES, folder=tmp_path)
     loss = SoftInfoNCELoss(model, teacher, alpha=1.3, beta=0.7, temperature=0.1)
     numbered = {**PAIRS, "number": [str(i) for i in range(32)]}
-    with pytest.raises(ValueError, match='int column "label" .*under another name'):
+    with pytest.raises(ValueError, match='int column "label" .*of another name is read as a text'):
         fit(loss, tmp_path, numbered)
 
 

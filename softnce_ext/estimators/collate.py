@@ -50,7 +50,7 @@ def add_labels(
         columns: Features of the queries, of their codes and of further codes.
         labels: int [N], the number of each row, or [N, 1 + k], that and those of the rows the k
             further codes are of. Anything else, and labels beside row numbers that are there
-            already, is left alone.
+            already, is left alone (`check_labels` refuses it where it is needed).
     """
     if labels is None or labels.is_floating_point() or any(ROW in column for column in columns):
         return columns
@@ -63,6 +63,45 @@ def add_labels(
         return columns
     named = [{**column, ROW: each} for column, each in zip(columns, given, strict=False)]
     return [*named, *columns[len(named) :]]
+
+
+def check_labels(columns: Sequence[Mapping[str, Any]], labels: Tensor | None, sides: int) -> None:
+    """Refuse labels that are no row numbers, where tables are read by them.
+
+    Args:
+        columns: Features of the queries, of their codes and of further codes.
+        labels: What came as the data set's column `label`.
+        sides: How many tables there are: 1 of the queries, 2 of queries and codes.
+
+    Raises:
+        TypeError, ValueError: They are missing, of another type, or of another shape.
+    """
+    if any(ROW in column for column in columns):
+        return
+    if labels is None:
+        raise ValueError(
+            'the data set must have an int column "label" of row numbers for the teacher\'s table '
+            "(softnce_ext.sentence_transformers.add_row_numbers adds it; a column of another name "
+            f"is read as a text), got {len(columns)} columns of texts and no label"
+        )
+    if labels.is_floating_point() or labels.is_complex():
+        raise TypeError(
+            f"label must hold int row numbers for the teacher's table, got {labels.dtype}"
+        )
+    further = len(columns) - 2 if sides > 1 else 0
+    numbers = list(labels.shape[1:])
+    if numbers in ([1 + further], [len(columns) - 1]) or (not numbers and not further):
+        return
+    wanted = "int [N], the row of the pair"
+    if further:
+        wanted = (
+            f"int [N, {1 + further}], the row of the pair, then that of the pair each negative is "
+            "the code of,"
+        )
+    raise ValueError(
+        f"label must be {wanted} with {len(columns) - 2} columns of negatives, got shape "
+        f"{list(labels.shape)}"
+    )
 
 
 class RowCollator:

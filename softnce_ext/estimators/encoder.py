@@ -19,6 +19,7 @@ from ..encoders.saved import load_encoder
 from .cache import cached_table
 from .collate import ROW, TEXT, model_features
 from .frozen import FrozenEncoder, check_unit_vectors
+from .own_texts import OwnTexts
 from .table import TeacherTable
 
 Features = Mapping[str, Any]
@@ -34,6 +35,7 @@ class _EncoderEstimator:
     def __init__(self, model: Any) -> None:
         self.encoder = None if model is None else FrozenEncoder(_loaded(model))
         self.tables: dict[str, TeacherTable] = {}
+        self._texts: dict[str, OwnTexts] = {}
 
     def attach(self, student: Any, *, temperature: float | None = None) -> None:
         """Learn which model is trained; the loss calls it.
@@ -60,6 +62,7 @@ class _EncoderEstimator:
             raise ValueError("a table needs a frozen model to make it, got none")
         identity = {"model": self.encoder.hash(), "side": side, **settings}
         self.tables[side] = cached_table(encode, texts, identity, **options)
+        self._texts[side] = OwnTexts(texts, side)
         return self.tables[side]
 
     def _row_vectors(self, side: str, columns: Sequence[Features], place: int) -> Tensor:
@@ -71,7 +74,10 @@ class _EncoderEstimator:
                 "negatives is the code of (under another name it would be read as a text), or "
                 f"softnce_ext.estimators.collate's RowCollator; got {sorted(features)}"
             )
-        return self.tables[side].take(features[ROW]).to(_device(features))
+        vectors = self.tables[side].take(features[ROW]).to(_device(features))
+        if side in self._texts and self.encoder is not None:
+            self._texts[side].check(features, self.encoder.student)
+        return vectors
 
 
 class SimCSEEstimator(_EncoderEstimator):

@@ -13,7 +13,7 @@ from .cache import model_hash
 from .collate import model_features
 
 _TEXTS_AT_ONCE = 64
-_TASKS = {"query": "query", "code": "document"}  # sentence-transformers' words for the sides
+TASKS = {"query": "query", "code": "document"}  # sentence-transformers' words for the sides
 
 
 class FrozenEncoder:
@@ -27,7 +27,7 @@ class FrozenEncoder:
 
     def __init__(self, model: Any) -> None:
         self.model = model.eval().requires_grad_(False)
-        self._student: Any = None
+        self.student: Any = None
         self._reads_student: bool | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenEncoder:
@@ -46,7 +46,7 @@ class FrozenEncoder:
                 "shares its weights (a copy is frozen; TeacherEstimator's mode online follows the "
                 "student)"
             )
-        self._student, self._reads_student = student, None
+        self.student, self._reads_student = student, None
 
     @property
     def by_cosine(self) -> bool:
@@ -65,7 +65,7 @@ class FrozenEncoder:
         parts = []
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
             chosen = [texts[row] for row in order[start : start + _TEXTS_AT_ONCE]]
-            features = self.model.preprocess(chosen, task=_TASKS[side])
+            features = self.model.preprocess(chosen, task=TASKS[side])
             parts.append(self._forward(features))
         place = torch.empty(len(texts), dtype=torch.int64)
         place[torch.tensor(order)] = torch.arange(len(texts))
@@ -100,7 +100,7 @@ class FrozenEncoder:
             ValueError: The model has another tokenizer.
         """
         if self._reads_student is None:
-            student = self.model if self._student is None else self._student
+            student = self.model if self.student is None else self.student
             self._reads_student = _vocabulary(self.model) == _vocabulary(student)
         if not self._reads_student:
             raise ValueError(

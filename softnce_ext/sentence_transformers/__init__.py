@@ -2,6 +2,13 @@
 
 from .cached import CachedSoftInfoNCELoss
 from .options import PUBLISHED_RATE, expected_alpha
+from .row_numbers import add_row_numbers
 from .soft_info_nce import SoftInfoNCELoss
 
-__all__ = ["PUBLISHED_RATE", "CachedSoftInfoNCELoss", "SoftInfoNCELoss", "expected_alpha"]
+__all__ = [
+    "PUBLISHED_RATE",
+    "CachedSoftInfoNCELoss",
+    "SoftInfoNCELoss",
+    "add_row_numbers",
+    "expected_alpha",
+]

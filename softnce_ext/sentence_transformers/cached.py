@@ -111,7 +111,7 @@ class CachedSoftInfoNCELoss(SoftInfoNCELoss):
     def _embed(self, features: Features, scenes: list[Scene]) -> Tensor:
         """Return embeddings that collect their gradient, and note how they came about."""
         scenes.append(Scene(device_of(features)))
-        embeddings = self.embed(features)
+        (embeddings,) = self.embed([features])
         if embeddings.dtype == torch.float16:  # in which the gradient, p / N, would underflow
             embeddings = embeddings.float()
         return embeddings.detach().requires_grad_()
@@ -125,7 +125,7 @@ class CachedSoftInfoNCELoss(SoftInfoNCELoss):
         for i, (features, leaf, scene) in enumerate(zip(parts, leaves, scenes, strict=True)):
             # The ranks' gradients are averaged once, with the last mini-batch.
             with torch.enable_grad(), nullcontext() if i == last else wait(), scene.again():
-                embeddings = self.embed(features)
+                (embeddings,) = self.embed([features])
                 if embeddings.requires_grad and leaf.grad is not None:
                     own = (leaf.grad * grad).to(embeddings.dtype)
                     torch.autograd.backward(embeddings, own)

@@ -7,38 +7,26 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..distributed import Peers, alone, meet
-from ..estimators.collate import add_labels, model_features
-from ..estimators.similarity import (
-    Groups,
-    Similarity,
-    check_similarity,
-    compared_columns,
-    low_weights,
-    take_rows,
-    transposed,
-    widen,
-)
-from ..functional import soft_info_nce
-from .batch import batch_groups, batch_similarity, device_of, gathered_vectors, row_count
+from ..estimators.collate import add_labels, check_labels, model_features
+from .batch import batch_groups, batch_similarity, device_of, row_count
+from .columns import LAYERS, embed_columns
+from .embeddings import EmbeddingsLoss
 from .options import (
     CITATION,
     PUBLISHED_RATE,
     Estimator,
     check_numbers,
     estimator_for,
-    expected_alpha,
     weights_for,
 )
-from .own_negatives import add_own, group_own
 from .statistics import Statistics
 
 _logger = logging.getLogger(__name__)
 
 
-class SoftInfoNCELoss(nn.Module):
+class SoftInfoNCELoss(EmbeddingsLoss):
     """Soft-InfoNCE for `SentenceTransformerTrainer`: likely false negatives weigh less.
 
     The first column of the data set is the query, the second its code, further ones are negatives.
@@ -145,17 +133,23 @@ class SoftInfoNCELoss(nn.Module):
         """
         columns = list(sentence_features)
         beside = self.beside(columns, labels)
-        embeddings = [self.embed(column) for column in columns]
-        return self.compute_loss_from_embeddings(embeddings, labels, **beside)
+        return self.compute_loss_from_embeddings(self.embed(columns), labels, **beside)
 
-    def embed(self, features: dict[str, Any]) -> Tensor:
-        """Return the model's embeddings of a column, [N, D]."""
-        embeddings: Tensor = self.model(model_features(features))["sentence_embedding"]
+    def embed(self, columns: Sequence[dict[str, Any]]) -> list[Tensor]:
+        """Return the model's embeddings of each column, [N, D]."""
+        found = [model_features(column) for column in columns]
+        embeddings = embed_columns(self.model, found)
+        for column, features in zip(columns, found, strict=True):
+            if LAYERS in features:
+                column[LAYERS] = features[LAYERS]
         return embeddings
 
     @torch.no_grad()
     def beside(self, columns: Sequence[dict[str, Any]], labels: Tensor | None) -> dict[str, Any]:
         """Return what `compute_loss_from_embeddings` takes beside a batch's embeddings."""
+        tables = getattr(self.estimator, "tables", None)
+        if tables:
+            check_labels(columns, labels, len(tables))
         columns = add_labels(columns, labels)
         peers = self._meet(row_count(columns[0]), len(columns), device_of(columns[0]))
         similarity = groups = None
@@ -167,116 +161,6 @@ class SoftInfoNCELoss(nn.Module):
             if masked and peers.rank == 0:
                 self._tell_once(masked, peers.total)
         return {"similarity": similarity, "groups": groups, "peers": peers}
-
-    def compute_loss_from_embeddings(
-        self,
-        embeddings: Sequence[Tensor],
-        labels: Tensor | None = None,
-        *,
-        similarity: Similarity | None = None,
-        groups: Groups | None = None,
-        peers: Peers | None = None,
-    ) -> Tensor:
-        """Return the loss of embeddings, one [N, D] per column.
-
-        Args:
-            embeddings: Of the queries, of their codes and of further codes.
-            labels: Not used.
-            similarity: What the estimator returns for the batch, that of all ranks.
-            groups: As in `softnce_ext.soft_info_nce`, of all ranks.
-            peers: The ranks the batch lies on; None: asked for.
-
-        Raises:
-            ValueError: There are fewer than two columns, or the loss has an estimator and
-                `similarity` is None.
-        """
-        if len(embeddings) < 2:
-            raise ValueError(f"embeddings must hold at least 2 columns, got {len(embeddings)}")
-        query, *codes_by_column = embeddings
-        code = codes_by_column[0] if len(codes_by_column) == 1 else torch.cat(codes_by_column)
-        peers = peers or self._meet(len(query), len(embeddings), query.device)
-        if self._takes_embeddings():
-            online: Any = self.estimator
-            similarity = gathered_vectors(online.from_embeddings(query, code), peers)
-        if self.estimator is not None and similarity is None:
-            raise ValueError(
-                "similarity must be given with the embeddings, since the estimator needs the "
-                "texts, got None"
-            )
-        if self.normalize:
-            query = nn.functional.normalize(query, dim=-1)
-            code = nn.functional.normalize(code, dim=-1)
-        codes = peers.gather_columns(code)
-        if similarity is not None:
-            check_similarity(similarity, peers.total, len(codes))
-        loss = self._one_way(query, codes, similarity, groups, peers)
-        if self.symmetric:
-            if similarity is not None:
-                similarity = transposed(similarity, peers.total)
-            if groups is not None:
-                groups = (groups[1][: peers.total], groups[0])
-            queries, code = peers.gather(query), code[: len(query)]
-            loss = (loss + self._one_way(code, queries, similarity, groups, peers)) / 2
-        return loss if peers.share == 1 else loss * peers.share
-
-    def _one_way(
-        self,
-        query: Tensor,
-        codes: Tensor,
-        similarity: Similarity | None,
-        groups: Groups | None,
-        peers: Peers,
-    ) -> Tensor:
-        """Return the mean over this rank's rows of `query`; all else is of all ranks."""
-        rows, total = peers.rows, peers.total
-        # Where a rank is alone, no more is asked of a subclass's fused_loss than it always was.
-        place: dict[str, Any] = {"positive_offset": rows.start} if rows.start else {}
-        free = None
-        if self.exclude_hard_negatives and len(codes) > total:
-            groups, free = group_own(groups, total, codes)
-            place["reduction"] = "none"
-        if total > len(query):
-            similarity = None if similarity is None else take_rows(similarity, rows)
-            groups = None if groups is None else (groups[0][rows], groups[1])
-        loss = self.fused_loss(query, codes, similarity, groups, **place)
-        if free is not None:
-            loss = add_own(loss, query, codes, free, rows, self.scale).mean()
-        return loss
-
-    def fused_loss(
-        self,
-        query: Tensor,
-        code: Tensor,
-        similarity: Similarity | None,
-        groups: Groups | None,
-        *_: Any,
-        **place: Any,
-    ) -> Tensor:
-        """Return the loss of vectors that are ready to be scored.
-
-        Args:
-            query, code, similarity, groups: As in `softnce_ext.soft_info_nce`.
-            place: Its positive_offset and reduction, where they are not its defaults.
-        """
-        rule, offset = self.weights, place.get("positive_offset", 0)
-        if similarity is not None:
-            temperature = rule["temperature"]
-            similarity = widen(similarity, len(code), temperature, groups, offset)
-            if self.alpha_scaling == "expected":
-                negatives, rate = compared_columns(similarity) - 1, self.false_negative_rate
-                alpha = expected_alpha(rule["alpha"], rule["beta"], negatives, rate)
-                rule = {**rule, "alpha": alpha}
-            self._statistics.add("low_weights", low_weights(similarity, groups, rule, offset))
-        return soft_info_nce(
-            query,
-            code,
-            similarity,
-            **rule,
-            scale=self.scale,
-            groups=groups,
-            impl=self.impl,
-            **place,
-        )
 
     def pop_statistics(self) -> dict[str, float]:
         """Return the means per step since the last call, and start anew.
@@ -325,10 +209,3 @@ class SoftInfoNCELoss(nn.Module):
                 masked,
                 rows,
             )
-
-    def _meet(self, rows: int, columns: int, device: torch.device) -> Peers:
-        return meet(rows, columns, device) if self.gather_across_devices else alone(rows)
-
-    def _takes_embeddings(self) -> bool:
-        """Tell whether the estimator works on the step's own embeddings, not on its features."""
-        return bool(getattr(self.estimator, "takes_embeddings", False))
