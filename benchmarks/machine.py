@@ -66,7 +66,7 @@ def _commit() -> str:
     commit = os.environ.get("COMMIT") or _said("git", "-C", root, "rev-parse", "--short", "HEAD")
     # The results are written by this run and by those before it; a file git does not know of yet is
     # no change of what is measured.
-    others = ("--untracked-files=no", "--", ".", ":!benchmarks/results", ":!README.md")
+    others = ("--untracked-files=no", "--", ".", ":!benchmarks/results", ":!README.md", ":!docs")
     if commit and _said("git", "-C", root, "status", "--porcelain", *others):
         commit += "-dirty"
     return commit or "unknown"

@@ -1,11 +1,11 @@
-"""Write README's figures from the committed result files.
+"""Write the figures of README and docs/ from the committed result files.
 
     python benchmarks/tables.py [--check]
     python benchmarks/tables.py --show loss_cuda share [--results DIR]
 
 A block between `<!-- figures: NAME -->` and `<!-- end -->` is replaced by what `NAME` below makes
 of benchmarks/results/; a file, or a figure, that is not there leaves "not measured". `--check` only
-compares, `--show` prints blocks and leaves README alone.
+compares, `--show` prints blocks and leaves the pages alone.
 """
 
 from __future__ import annotations
@@ -293,7 +293,37 @@ def estimators() -> str:
     return "\n".join([*table(head, lines), "", f"{foot}; `{ran(data, 'bench_estimators')}`."])
 
 
+def versions() -> str:
+    data = load("versions")
+    shown = ("sentence-transformers", "torch", "transformers")
+    lines = []
+    for cell in data["results"]["cells"]:
+        told = [cell["versions"][name] for name in shown]
+        failed = f", {len(cell['failed'])} failed" if cell["failed"] else ""
+        skipped = f", {len(cell['skipped'])} skipped" if cell["skipped"] else ""
+        tests = "losses and drop-in" if cell["losses"] else "drop-in"
+        lines.append([*told, tests, f"{cell['passed']} passed{failed}{skipped}"])
+    foot = f"{where(data)}; `python benchmarks/check_versions.py`."
+    return "\n".join([*table([*shown, "tests", "ended"], lines), "", foot])
+
+
+def their_tests() -> str:
+    data = load("sentence_transformers_tests")
+    found = data["results"]
+    kinds = ("passed", "failed", "does not apply", "not reached")
+    ways = [name for name in found if isinstance(found[name], dict)]
+    lines = [[way, *(str(len(found[way][kind])) for kind in kinds)] for way in ways]
+    foot = (
+        f"Tests of sentence-transformers {found['tests']} that make one of its multiple-negatives "
+        "losses."
+    )
+    last = f"{where(data)}; `python benchmarks/check_sentence_transformers.py`."
+    return "\n".join([*table(["ours with", *kinds], lines), "", foot, last])
+
+
 BLOCKS = {
+    "versions": versions,
+    "their_tests": their_tests,
     "finetune": finetune,
     "estimators": estimators,
     "evaluation": evaluation,
@@ -326,7 +356,7 @@ def render(text: str) -> str:
 def main() -> int:
     global RESULTS
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="fail where README differs")
+    parser.add_argument("--check", action="store_true", help="fail where a page differs")
     parser.add_argument("--show", choices=BLOCKS, nargs="+", help="print these blocks, write none")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
     args = parser.parse_args()
@@ -334,13 +364,14 @@ def main() -> int:
     if args.show:
         print("\n\n".join(f"**{name}**\n\n{block(name)}" for name in args.show))
         return 0
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    wanted = render(text)
-    if args.check:
-        return int(text != wanted)
-    readme.write_text(wanted)
-    return 0
+    stale = 0
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        text = page.read_text()
+        wanted = render(text)
+        stale |= int(text != wanted)
+        if not args.check and text != wanted:
+            page.write_text(wanted)
+    return stale if args.check else 0
 
 
 if __name__ == "__main__":
