@@ -257,3 +257,10 @@ def test_a_teacher_of_one_dimension_is_refused_by_the_op_itself():
             *(query, code, None, torch.randn(2), torch.randn(3), *nothing),
             *(0, 1.5, 0.5, 1.0, 0.1, 0.0, 1.0, 0.0, 0, 0),
         )
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_a_learnable_scale_that_scores_cannot_hold_is_a_nan_loss(impl):
+    query, code = problems.embeddings(5, 6, 4, dtype=torch.float32)
+    scale = torch.tensor(1e40, dtype=torch.float64)
+    assert sx.info_nce(query, code, scale=scale, impl=impl).isnan()

@@ -149,9 +149,8 @@ def _check_dense(name: str, tensor: Tensor) -> None:
 def check_groups(groups: Groups, query: Tensor, code: Tensor) -> None:
     """Hold the groups against the embeddings' shapes and device."""
     if not isinstance(groups, tuple) or len(groups) != 2:
-        raise TypeError(
-            f"groups must be None or (query_groups, code_groups), got {type(groups).__name__}"
-        )
+        came = f"{len(groups)} values" if isinstance(groups, tuple) else type(groups).__name__
+        raise TypeError(f"groups must be None or (query_groups, code_groups), got {came}")
     for name, part, rows in (
         ("groups[0]", groups[0], query.shape[0]),
         ("groups[1]", groups[1], code.shape[0]),

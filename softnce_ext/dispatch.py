@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import warnings
 from types import FrameType
@@ -43,6 +42,10 @@ def loss(
         rule = rule._replace(eps=max(rule.eps, torch.finfo(torch.float32).tiny))
 
     scale = values.check_scale(scale, query.dtype)
+    if isinstance(scale, Tensor) and not scale.is_cpu and scale.device != query.device:
+        raise ValueError(
+            f"scale must be on query's device {query.device} or the CPU, got {scale.device}"
+        )
 
     device = query.device.type
     native = _use_native(impl, device)
@@ -142,7 +145,7 @@ def _use_native(impl: str, device: str) -> bool:
 def _draw_out(query: Tensor, scale: Tensor) -> tuple[Tensor, float]:
     """Return scale as the number the op takes, and query, through which its gradient still goes."""
     value = float(scale.detach())
-    if value == 0 or not math.isfinite(value):
+    if value == 0 or not abs(value) <= torch.finfo(torch.float32).max:
         return query * scale, 1.0
     one = scale / scale.detach()
     return (_wide(query) * one).to(query.dtype), value

@@ -49,6 +49,7 @@ def soft_info_nce(
         min_weight: Lower bound of a weight, in [0, 1].
         scale: Multiplies the scores (1 / temperature of the scores): a number, or a learnable 0-d
             tensor. One on CUDA, or compiled, multiplies query in query's type, half types rounding.
+            Under torch.compile let a scale that changes be a tensor: each number compiles anew.
         eps: Added to the probability inside the logarithm, in [0, 1]; the published code has 1e-15.
         positive_offset: Column of row 0's positive, in [0, M - N].
         groups: ``(query_groups [N], code_groups [M])``, int64: a code of the query's own group is
@@ -312,9 +313,10 @@ def soft_weights(
     """
     if not isinstance(similarity, Tensor):
         raise TypeError(f"similarity must be a Tensor, got {type(similarity).__name__}")
-    if similarity.dim() != 2 or similarity.shape[0] > similarity.shape[1]:
+    if similarity.dim() != 2 or not similarity.shape[1] >= max(1, similarity.shape[0]):
         raise ValueError(
-            f"similarity must have shape [N, M] with M >= N, got {list(similarity.shape)}"
+            "similarity must have shape [N, M] with M >= N and M >= 1, got "
+            f"{list(similarity.shape)}"
         )
     checks.check_floating("similarity", similarity)
     numbers = values.check_options(

@@ -18,6 +18,7 @@ from . import reference
 from .checks import Groups
 from .factors import BM25Factors, ByDocument
 
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _BLOCK_ROWS = 64  # of similarities that are searched for what is not finite
 
 
@@ -89,10 +90,11 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
 def check_scale(scale: Any, dtype: torch.dtype = torch.float64) -> Any:
     """Refuse a scale that is neither a finite number in the type scores have nor a 0-d tensor."""
     if isinstance(scale, Tensor):
-        if scale.dim() != 0 or scale.is_complex():
+        is_number = scale.dtype.is_floating_point or scale.dtype in _INTEGERS
+        if scale.dim() != 0 or not is_number or scale.layout != torch.strided:
             raise ValueError(
                 "scale must be a number or a real 0-d tensor, got "
-                f"{scale.dtype} of shape {list(scale.shape)}"
+                f"{scale.dtype} of shape {list(scale.shape)} and layout {scale.layout}"
             )
         return scale
     scale = check_number("scale", scale)
