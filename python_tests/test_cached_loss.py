@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from memory import peak_bytes
 from models import static_model, tiny_rows, transformer_model
 from torch import Tensor, nn
 
@@ -78,6 +79,22 @@ def test_cached_is_plain(
     assert_equal(step(loss, batch), wanted)
     twice = step(loss, batch, factor=2.0)
     assert_equal(twice, [wanted[0], *(2 * gradient for gradient in wanted[1:])])
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_the_loss_holds_no_second_copy_of_the_vectors(normalize: bool) -> None:
+    """Both sides' vectors, ready to be scored, their gradients, and the native op's block."""
+    rows, width = 512, 512
+    leaves = [[torch.randn(32, width).requires_grad_() for _ in range(rows // 32)] for _ in "qc"]
+    loss = CachedSoftInfoNCELoss(nn.Identity(), None, normalize=normalize, impl="native")
+
+    def step() -> None:
+        loss.calculate_loss(leaves, with_backward=True)
+
+    step()
+    for leaf in (*leaves[0], *leaves[1]):
+        leaf.grad = None
+    assert peak_bytes(step) <= 1.05 * 4 * (4 * rows * width + rows * rows)
 
 
 @pytest.mark.parametrize("size", [3, 16])

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..estimators.collate import model_features
 from .batch import device_of, row_count
@@ -97,8 +97,10 @@ class CachedSoftInfoNCELoss(SoftInfoNCELoss):
             with_backward: Compute the gradients of the mini-batches at once; the loss has none.
             beside: As in `compute_loss_from_embeddings`.
         """
-        embeddings = [torch.cat(list(column)) for column in reps]
-        loss = self.compute_loss_from_embeddings(embeddings, labels, **beside)
+        # By mini-batches: of whole columns autograd would keep the vectors beside the unit ones.
+        unit = self.normalize and not self._takes_embeddings()
+        embeddings = [_joined(column, unit) for column in reps]
+        loss = self.compute_loss_from_embeddings(embeddings, labels, is_unit=unit, **beside)
         if with_backward:
             loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach() if with_backward else loss
@@ -146,6 +148,10 @@ class CachedSoftInfoNCELoss(SoftInfoNCELoss):
                 torch.autograd.grad(embeddings.float().sum(), weights, allow_unused=True)
 
         return self._fitting.find(row_count(column), longest(column), trial)
+
+
+def _joined(parts: Sequence[Tensor], unit: bool) -> Tensor:
+    return torch.cat([nn.functional.normalize(part, dim=-1) if unit else part for part in parts])
 
 
 def bare(model: Any) -> Any:

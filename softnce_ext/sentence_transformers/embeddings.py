@@ -49,6 +49,7 @@ class EmbeddingsLoss(nn.Module):
         similarity: Similarity | None = None,
         groups: Groups | None = None,
         peers: Peers | None = None,
+        is_unit: bool = False,
     ) -> Tensor:
         """Return the loss of embeddings, one [N, D] per column.
 
@@ -58,6 +59,7 @@ class EmbeddingsLoss(nn.Module):
             similarity: What the estimator returns for the batch, that of all ranks.
             groups: As in `softnce_ext.soft_info_nce`, of all ranks.
             peers: The ranks the batch lies on; None: asked for.
+            is_unit: Whether the embeddings have length 1 already.
 
         Raises:
             ValueError: There are fewer than two columns, or the loss has an estimator and
@@ -76,7 +78,7 @@ class EmbeddingsLoss(nn.Module):
                 "similarity must be given with the embeddings, since the estimator needs the "
                 "texts, got None"
             )
-        if self.normalize:
+        if self.normalize and not is_unit:
             query = nn.functional.normalize(query, dim=-1)
             code = nn.functional.normalize(code, dim=-1)
         codes = peers.gather_columns(code)
