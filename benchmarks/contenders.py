@@ -188,29 +188,35 @@ def ranking(problem: Problem) -> Step:
     return by_autograd(loss, problem)
 
 
-def cached_ranking(problem: Problem) -> Step:
+def by_gradient_cache(
+    calculate: Callable[[list[list[Tensor]]], Tensor], problem: Problem, rows: int
+) -> Step:
+    """Call what is between the two passes of gradient caching, with leaves of so many rows."""
+    sides = (problem.query.detach(), problem.code.detach())
+
+    def step() -> list[Tensor]:
+        leaves = [[part.detach().requires_grad_() for part in side.split(rows)] for side in sides]
+        with _autocast(problem):
+            value = calculate(leaves)
+        return [value.detach(), *(torch.cat([part.grad for part in side]) for side in leaves)]
+
+    return step
+
+
+def cached_ranking(problem: Problem, **options: Any) -> Step:
     """Its cached form as GradCache calls it: leaves of mini_batch_size rows (its default, 32)."""
     from sentence_transformers.util import dot_score
 
+    options = {"similarity_fct": dot_score, **options}
     # The constructor looks at the model's first module.
     module = _ranking_losses().CachedMultipleNegativesRankingLoss(
-        torch.nn.Sequential(torch.nn.Identity()), scale=SCALE, similarity_fct=dot_score
+        torch.nn.Sequential(torch.nn.Identity()), scale=SCALE, **options
     )
     calculate = getattr(module, "calculate_loss", None)
     if calculate is None or "with_backward" not in inspect.signature(calculate).parameters:
         raise Absent("this sentence-transformers has no calculate_loss(..., with_backward=)")
-    sides = (problem.query.detach(), problem.code.detach())
-
-    def step() -> list[Tensor]:
-        leaves = [
-            [part.detach().requires_grad_() for part in side.split(module.mini_batch_size)]
-            for side in sides
-        ]
-        with _autocast(problem):
-            value = calculate(leaves, with_backward=True)
-        return [value.detach(), *(torch.cat([part.grad for part in side]) for side in leaves)]
-
-    return step
+    calculate = functools.partial(calculate, with_backward=True)
+    return by_gradient_cache(calculate, problem, module.mini_batch_size)
 
 
 def linear_cross_entropy(problem: Problem) -> Step:

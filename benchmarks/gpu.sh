@@ -3,13 +3,14 @@
 #
 #   benchmarks/gpu.sh                        every stage
 #   benchmarks/gpu.sh build test sanitize    some of them, in the order given
-#   benchmarks/gpu.sh bench                  loss share suite more
+#   benchmarks/gpu.sh bench                  loss share cached suite more
 #
 #   build     both native libraries
 #   test      the GPU tests, which fail without a GPU, and the compile test
 #   sanitize  compute-sanitizer's memcheck and racecheck on small steps; said where it is refused
 #   loss      the loss step against every contender, the sizes most worth knowing first
 #   share     the loss's share of a training step
+#   cached    the loss part of a cached step against sentence-transformers' slices of 32 rows
 #   suite     the pytest-benchmark suites on the GPU: forward, step, memory, first build
 #   more      sizes between, dense similarities, tuned compilation, fp32
 #   report    gpu.md and a plot; always done, at the end
@@ -34,9 +35,9 @@ out=${OUT:-$root/benchmarks/results}
 logs=${OUT:-$root/build/gpu}
 export HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false
 
-declare -A limits=([build]=240 [test]=420 [sanitize]=300 [loss]=540 [share]=240 [suite]=240 [more]=570)
+declare -A limits=([build]=240 [test]=420 [sanitize]=300 [loss]=540 [share]=240 [cached]=300 [suite]=240 [more]=570)
 # The benchmark stages share a log: what fetches results may count files.
-declare -A log_of=([build]=build [test]=test [sanitize]=sanitize [loss]=bench [share]=bench [suite]=bench [more]=bench)
+declare -A log_of=([build]=build [test]=test [sanitize]=sanitize [loss]=bench [share]=bench [cached]=bench [suite]=bench [more]=bench)
 
 impossible=77 # a stage's exit code where this machine refuses the tool: said, and no failure
 
@@ -125,6 +126,12 @@ stage_share() {
   "$python" benchmarks/bench_share.py --device "$device" --json "$out/loss_share_$device.json" "${options[@]}"
 }
 
+stage_cached() {
+  local name=cached_cuda options=(--repeats 5 --budget 60)
+  if [ "$device" = cpu ]; then name=cached options=(--rows 96 --dimension 16); fi
+  "$python" benchmarks/bench_cached.py --device "$device" --json "$out/$name.json" "${options[@]}"
+}
+
 stage_suite() {
   if [ "$device" = cuda ]; then need_cuda || return; fi
   local chosen=$device
@@ -157,8 +164,8 @@ report() {
     echo "|---|---|---|"
     for name in "${done_stages[@]}"; do echo "| $name | ${outcome[$name]} | ${seconds[$name]} |"; done
     echo
-    local blocks=(loss_cuda share)
-    if [ "$device" = cpu ]; then blocks=(loss share); fi
+    local blocks=(loss_cuda share cached_cuda)
+    if [ "$device" = cpu ]; then blocks=(loss share cached); fi
     "$python" benchmarks/tables.py --results "$out" --show "${blocks[@]}"
   } >"$out/gpu.md" || return
   "$python" benchmarks/plots.py --results "$out" --device "$device" || return
@@ -201,12 +208,12 @@ fi
 stages=()
 for name in "${@:-all}"; do
   case $name in
-    all) stages+=(build test sanitize loss share suite more) ;;
-    bench) stages+=(loss share suite more) ;;
-    build | test | sanitize | loss | share | suite | more) stages+=("$name") ;;
+    all) stages+=(build test sanitize loss share cached suite more) ;;
+    bench) stages+=(loss share cached suite more) ;;
+    build | test | sanitize | loss | share | cached | suite | more) stages+=("$name") ;;
     report) ;;
     *)
-      say "a stage must be one of build test sanitize loss share suite more bench report, got $name"
+      say "a stage must be one of build test sanitize loss share cached suite more bench report, got $name"
       exit 2
       ;;
   esac

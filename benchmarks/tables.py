@@ -17,6 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import scaling
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -321,9 +323,66 @@ def their_tests() -> str:
     return "\n".join([*table(["ours with", *kinds], lines), "", foot, last])
 
 
+def cached() -> str:
+    data = load("cached")
+    return cached_table(data, f"{where(data)}; `python benchmarks/bench_cached.py`.")
+
+
+def cached_cuda() -> str:
+    data = load("cached_cuda")
+    return cached_table(data, f"{where_cuda(data)}; `benchmarks/gpu.sh cached`.")
+
+
+def cached_table(data: dict[str, Any], foot: str) -> str:
+    found = data["results"]
+    head = ["N", "weights", "this package", "CachedMultipleNegativesRankingLoss", "eager torch"]
+    head += ["memory", "its memory", "eager's memory"]
+    weights = {"none": "none", "teacher": "a teacher's"}
+    lines = []
+    for entry in found["steps"]:
+        cells = [f"{entry['rows']:,}", weights[entry["similarity"]]]
+        time_ms = entry["contenders"].get("native", {}).get("time_ms")
+        taken = time_ms or 0.0
+        told = f"{taken / 1e3:.2f} s" if taken >= 1e3 else f"{taken:.2f} ms"
+        cells.append(told if time_ms else "not measured")
+        for name in ("cached MNRL", "eager"):
+            cells.append(cell(entry, name, "over_native", ".2f"))
+        for name in ("native", "cached MNRL", "eager"):
+            cells.append(memory(cell(entry, name, "peak_mib", ".3f", "")))
+        lines.append(cells)
+    last = found["steps"][-1]
+    version = found["versions"]["sentence-transformers"]
+    return "\n".join(
+        [
+            *table(head, lines),
+            "",
+            "Times of others as multiples of ours; memory beside embeddings and their gradients. "
+            f"Mini-batches of {found['mini_batch']}, {last['dtype']}, D = {last['dimension']}, "
+            f"{last['threads']} threads; sentence-transformers {version}.",
+            foot,
+        ]
+    )
+
+
+def host() -> str:
+    data = load("host")
+    names = list(data["results"][0]["seconds"])
+    lines = [
+        [f"{entry['rows']:,}", *(f"{1e3 * entry['seconds'][name]:.1f} ms" for name in names)]
+        for entry in data["results"]
+    ]
+    foot = f"{where(data)}; `python benchmarks/bench_host.py`."
+    return "\n".join([*table(["rows", *names], lines), "", foot])
+
+
 BLOCKS = {
     "versions": versions,
     "their_tests": their_tests,
+    "host": host,
+    "cached": cached,
+    "cached_cuda": cached_cuda,
+    "scaling": scaling.table,
+    "sent": scaling.sent_table,
     "finetune": finetune,
     "estimators": estimators,
     "evaluation": evaluation,

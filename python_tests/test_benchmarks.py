@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -66,3 +67,22 @@ def test_the_loss_benchmark_says_what_it_does_and_small_peaks_in_full(tmp_path):
     steps = [line for line in done.stderr.splitlines() if line.startswith("  ... ")]
     assert steps[:2] == ["  ... N = M = 64, none", "  ... native: held to the truth and weighed"]
     assert steps[-1] == "  ... 2 contenders in turn, 3 rounds"
+
+
+def test_the_cached_benchmark_holds_all_to_one_truth(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(MACHINE.parent))
+    import bench_cached
+
+    file = tmp_path / "cached.json"
+    options = ["--rows", "96", "--dimension", "16", "--json", str(file)]
+    monkeypatch.setattr(sys, "argv", ["bench_cached.py", *options])
+    assert bench_cached.main() == 0
+    none, teacher = json.loads(file.read_text())["results"]["steps"]
+    assert set(none["contenders"]) == {"native", "cached MNRL", "eager"}
+    assert set(teacher["contenders"]) == {"native", "eager"}
+    for row in (*none["contenders"].values(), *teacher["contenders"].values()):
+        assert row["rounds"] == 3 and row["over_native"] > 0 and max(row["relative_error"]) < 1e-5
+    library = none["contenders"]["cached MNRL"]
+    assert re.search(
+        rf"cached MNRL .* {library['over_native']:.2f} x ours", capsys.readouterr().out
+    )
