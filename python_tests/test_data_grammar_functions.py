@@ -491,6 +491,40 @@ def test_text_of_other_encodings_is_read_and_cut_at_characters() -> None:
     assert one("javascript", source) == ("caf\xe9", "Reads the na\xefve rows.", code)
 
 
+WHOLE = {
+    "function f() {}": (
+        "export default function f() {}",
+        "async function f() {}",
+        "x(); function f() {}",
+    ),
+    "const f = () => 1;": ("export const f = () => 1;", "  const f = () => 1;"),
+    "f = function () {}": ("var f = function () {}, g;", "a = 1, f = function () {}"),
+    "a.b.f = () => 1": ("a.b.f = () => 1",),
+    "f: () => 1": ("x = { f: () => 1 }", "x = { a: 1, f: () => 1, b }"),
+    "f = () => 1": ("class A { f = () => 1; b }", "let g, f = () => 1;"),
+    "static f() {}": ("class A { static f() {} }",),
+}
+
+
+@pytest.mark.parametrize("code", WHOLE)
+def test_a_function_without_a_name_is_cut_out_with_what_names_it(code: str) -> None:
+    for source in WHOLE[code]:
+        functions, _ = grammar_functions(source.encode(), "javascript", keep_all=True)
+        assert [(each.name, each.code.removeprefix("async ")) for each in functions] == [
+            ("f", code)
+        ]
+
+
+def test_lines_that_only_close_are_no_body() -> None:
+    doc = "# Reads all of the rows.\ndef f\n"
+    for body, is_long in ((" if a\n  b\n end\n", False), (" if a\n  b\n end\n c\n", True)):
+        functions, _ = grammar_functions(f"{doc}{body}end".encode(), "ruby")
+        assert bool(functions) == is_long
+    for body, is_long in (("if (a) {\nb;\n}\n", False), ("if (a) {\nb;\n}\nc;\n", True)):
+        functions, _ = grammar_functions(f"{DOC}\nfunction f() {{\n{body}}}".encode(), "javascript")
+        assert bool(functions) == is_long
+
+
 BODY = " {\n  a();\n  b();\n  return c();\n}"
 DOC = "/** Reads all of the rows. */"
 FRONTS = {
