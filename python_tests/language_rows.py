@@ -1,7 +1,13 @@
-"""(documentation, function) rows in six languages, made of templates written for the tests."""
+"""(documentation, function) rows in six languages: of templates, or mined from real packages.
+
+$SOFTNCE_TEST_PAIRS names a folder that `.ci/real_pairs` filled; where it is set, its pairs take the
+place of the templates written for the tests, in the same number.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -121,21 +127,55 @@ _NOUNS += ["signal", "packet", "user", "letter", "branch", "record", "planet", "
 LANGUAGES = ("go", "java", "javascript", "php", "python", "ruby")
 
 
+ROWS_PER_PACKAGE = 3
+# A longer function only makes the tests slow.
+MAX_CODE_CHARACTERS = 800
+
+
 def language_rows(language: str) -> list[dict[str, Any]]:
     """48 rows of one language in 16 packages, 10 of them to train on."""
+    folder = os.environ.get("SOFTNCE_TEST_PAIRS")
+    found = _mined(Path(folder, f"{language}.jsonl")) if folder else _written(language)
     return [
         {
-            "query": documentation.replace("NOUN", noun),
-            "code": codes[language].replace("NOUN", noun),
-            "package": noun,
+            "query": query,
+            "code": code,
+            "package": _NOUNS[i // ROWS_PER_PACKAGE],
             "language": language,
-            "partition": "train" if i < 10 else "valid" if i < 13 else "test",
+            "partition": _partition(i // ROWS_PER_PACKAGE),
         }
-        for i, noun in enumerate(_NOUNS)
-        for documentation, codes in _TEMPLATES
+        for i, (query, code) in enumerate(found)
     ]
 
 
 def write_languages(path: Path, *languages: str) -> Path:
     """Write the rows of some languages into one file."""
     return write_rows(path, [row for each in languages for row in language_rows(each)])
+
+
+def _written(language: str) -> list[tuple[str, str]]:
+    return [
+        (documentation.replace("NOUN", noun), codes[language].replace("NOUN", noun))
+        for noun in _NOUNS
+        for documentation, codes in _TEMPLATES
+    ]
+
+
+def _mined(path: Path) -> list[tuple[str, str]]:
+    """Return pairs that share no query and no code, spread evenly over a file."""
+    by_query: dict[str, str] = {}
+    seen: set[str] = set()
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        query, code = row["query"], row["code"]
+        if query not in by_query and code not in seen and len(code) <= MAX_CODE_CHARACTERS:
+            by_query[query] = code
+            seen.add(code)
+    pairs, count = list(by_query.items()), ROWS_PER_PACKAGE * len(_NOUNS)
+    if len(pairs) < count:
+        raise ValueError(f"{path} must hold {count} different pairs, got {len(pairs)}")
+    return [pairs[i * len(pairs) // count] for i in range(count)]
+
+
+def _partition(package: int) -> str:
+    return "train" if package < 10 else "valid" if package < 13 else "test"
