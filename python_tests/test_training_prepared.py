@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from codesearchnet_dumps import COUNTS, write_lists, write_zip
 from language_rows import language_rows
+from models import static_model, tiny_rows
 from tiny_backbones import save_tiny_backbone
 
 from softnce_ext.cli.main import main
 from softnce_ext.data import codesearchnet_language
 from softnce_ext.data.codesearchnet import Dump, prepare_language
+from softnce_ext.data.pairs import Pair
 from softnce_ext.evaluation import evaluate, files
+from softnce_ext.evaluation.retrieval import RetrievalTask
 from softnce_ext.training import compare, corpus
 from softnce_ext.training.job import TrainingJob
 from softnce_ext.training.settings import TrainSettings
@@ -113,6 +117,27 @@ def test_figures_are_those_of_encoding_anew(
     without = [{**row, "seconds": 0} for row in kept["results"]]
     assert without == [{**row, "seconds": 0} for row in anew["results"]]
     assert kept["hybrid_weight"] == anew["hybrid_weight"]
+
+
+def test_vectors_that_are_kept_are_those_of_the_best_epoch() -> None:
+    """Not of the last one: here the weights of the second are worth nothing."""
+    rows = [{key: row[key] for key in ("query", "code", "name", "package")} for row in tiny_rows()]
+    task = RetrievalTask.of_pairs([Pair(**row) for row in rows])
+    model = static_model([row["query"] + row["code"] for row in rows])
+    validation = compare.Validation(model, task, 0, None)
+    weight, good = model[0].embedding.weight, model[0].embedding.weight.detach().clone()
+    best = validation.mrr()
+    with torch.no_grad():
+        weight.fill_(1.0)
+    assert validation.mrr() < best
+    with torch.no_grad():
+        weight.copy_(good)
+    kept = validation.systems(task.base)
+    anew = evaluate.Systems(model, task.base)
+    for found, wanted in zip(
+        kept.dense_blocks(task.queries), anew.dense_blocks(task.queries), strict=True
+    ):
+        torch.testing.assert_close(torch.as_tensor(found), torch.as_tensor(wanted))
 
 
 def test_valid_and_test_share_one_code_base(folder: Path) -> None:
