@@ -16,7 +16,7 @@ import pytest
 import torch
 from rank_bm25 import BM25Okapi
 
-from softnce_ext import bm25, bm25_kernels
+from softnce_ext import bm25, compiled
 from softnce_ext.bm25 import BM25, BM25Index, TokenIds
 from softnce_ext.factors import BM25Factors
 
@@ -446,13 +446,13 @@ def test_kernels_compile_where_no_folder_can_be_written(tmp_path, monkeypatch) -
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     monkeypatch.setattr("os.makedirs", _refuse)
-    assert bm25_kernels._kernel(module.one)(1) == 2
+    assert compiled.kernel(module.one)(1) == 2
 
 
 def test_kernels_run_where_the_disk_is_full(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(numba.core.caching.IndexDataCacheFile, "save", _refuse)
-    assert bm25_kernels._kernel(_module(tmp_path / "package").one)(1) == 2
+    assert compiled.kernel(_module(tmp_path / "package").one)(1) == 2
 
 
 def _refuse(*_: object, **__: object) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from softnce_ext.bm25 import BM25, TokenIds
 from softnce_ext.estimators.bm25 import InBatchBM25, special_ids, token_ids
-from softnce_ext.estimators.duplicates import count_masked, duplicate_groups
+from softnce_ext.estimators.duplicates import count_masked, duplicate_groups, fingerprints
 
 TEXTS = [[5, 6, 7], [6, 6], [8], [5, 9, 9, 10]]
 
@@ -113,23 +113,78 @@ def ragged(texts: list[list[int]]) -> TokenIds:
     )
 
 
+def prints(texts: list[list[int]]) -> np.ndarray:
+    return fingerprints(ragged(texts))
+
+
+def test_fingerprints_are_those_of_the_words_in_their_order() -> None:
+    texts = [[1, 2], [2, 1], [1], [1, 0], [0, 1], [0], [], [0, 0], [1, 2, 3], [12], [1, 2, 2**31]]
+    found = prints(texts)
+    assert found.dtype == np.int64 and found.shape == (len(texts), 2)
+    for lane in found.T:  # each 64 bits for themselves
+        assert len(set(lane.tolist())) == len(texts)
+    padding = [[-1, *text, -1] for text in texts]
+    assert np.array_equal(prints(padding), found)
+    narrow = ragged(texts[:-1])
+    assert np.array_equal(
+        fingerprints(narrow._replace(ids=narrow.ids.astype(np.int32))), found[:-1]
+    )
+
+
+def test_fingerprints_change_by_half_their_bits_with_one_bit_of_one_word() -> None:
+    rng = np.random.default_rng(0)
+    texts = rng.integers(0, 30_000, (2000, 12))
+    changed = texts.copy()
+    changed[np.arange(2000), rng.integers(0, 11, 2000)] ^= 1 << rng.integers(0, 15, 2000)
+    one, other = (prints(side.tolist()).view(np.uint8) for side in (texts, changed))
+    bits = np.unpackbits(one ^ other, axis=1).mean(0)  # how often each of the 128 changed
+    assert np.all(np.abs(bits - 0.5) < 0.06)
+
+
+def test_groups_are_those_of_every_shared_text() -> None:
+    rng = np.random.default_rng(0)
+    sides = [rng.integers(0, 3000, 2000).tolist() for _ in range(3)]
+    query, code = duplicate_groups([prints([[x] for x in side]) for side in sides])
+    graph = {row: {row} for row in range(2000)}
+    for side in sides[:2]:
+        rows_of: dict[int, list[int]] = {}
+        for row, text in enumerate(side):
+            rows_of.setdefault(text, []).append(row)
+        for rows in rows_of.values():
+            for row in rows:
+                graph[row].update(rows)
+    component = np.full(2000, -1)
+    for start in range(2000):
+        if component[start] < 0:
+            todo = [start]
+            while todo:
+                row = todo.pop()
+                if component[row] < 0:
+                    component[row] = start
+                    todo += graph[row]
+    assert np.array_equal(query, component) and np.array_equal(code[:2000], component)
+    first = {text: row for row, text in reversed(list(enumerate(sides[1])))}
+    wanted = [component[first[x]] if x in first else 2000 + i for i, x in enumerate(sides[2])]
+    assert np.array_equal(code[2000:], wanted)
+
+
 def test_groups_join_pairs_that_share_a_query_or_a_code() -> None:
     queries = [[1], [2], [1], [3], [4], [1, 0]]
     codes = [[7], [8], [9], [8], [5], [6]]
-    query, code = duplicate_groups([ragged(queries), ragged(codes)])
+    query, code = duplicate_groups([prints(queries), prints(codes)])
     assert query[0] == query[2] and query[1] == query[3]
     assert len(set(query.tolist())) == 4  # {0, 2}, {1, 3}, {4}, {5}
     assert np.array_equal(query, code)
 
 
 def test_groups_are_chained() -> None:
-    query, _ = duplicate_groups([ragged([[1], [1], [2], [2]]), ragged([[5], [6], [6], [7]])])
+    query, _ = duplicate_groups([prints([[1], [1], [2], [2]]), prints([[5], [6], [6], [7]])])
     assert len(set(query.tolist())) == 1
 
 
 def test_further_codes_join_only_the_group_of_their_twin() -> None:
     query, code = duplicate_groups(
-        [ragged([[1], [2], [3]]), ragged([[7], [8], [9]]), ragged([[4], [7], [4]])]
+        [prints([[1], [2], [3]]), prints([[7], [8], [9]]), prints([[4], [7], [4]])]
     )
     assert code[4] == query[0]
     assert code[3] not in query and code[5] not in query
@@ -138,7 +193,7 @@ def test_further_codes_join_only_the_group_of_their_twin() -> None:
 def test_masked_pairs_are_counted_like_a_double_loop() -> None:
     rng = np.random.default_rng(0)
     queries, codes, more = ([[int(x)] for x in rng.integers(0, 12, 20)] for _ in range(3))
-    query, code = duplicate_groups([ragged(queries), ragged(codes), ragged(more)])
+    query, code = duplicate_groups([prints(queries), prints(codes), prints(more)])
     pairs = sum(query[i] == code[j] for i, j in product(range(20), range(40)) if i != j)
     assert pairs > 0
     assert count_masked(query, code) == pairs

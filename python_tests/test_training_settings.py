@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from softnce_ext.cli.train import with_losses
 from softnce_ext.training.settings import STATIC, TrainSettings, settings_from
 
 
@@ -253,3 +254,20 @@ def test_settings_of_the_twin_are_those_of_infonce() -> None:
     twin = given.resolved(static=True).with_loss("infonce")
     assert twin == TrainSettings(loss="infonce", compare=True).resolved(static=True)
     assert not {"alpha", "estimator", "temperature", "teacher_mode"} & twin.to_json().keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("loss", ""),
+        ("batch_size", ""),
+        ("alpha", "; with loss soft-infonce"),
+        ("temperature", "; with loss soft-infonce, bce, weighted-infonce, kl"),
+        ("simcse_settings", "; not with loss infonce"),
+        ("teacher", "; not with loss infonce, simcse"),
+        ("scale", "; not with loss simcse"),
+        ("top_k", "; with loss top-k"),
+    ],
+)
+def test_help_says_which_losses_use_a_setting(name: str, told: str) -> None:
+    assert with_losses(name) == told

@@ -1,22 +1,16 @@
-"""The loops of BM25: serial, free of the GIL and of bounds checks; `bm25.py` checks what they get.
-
-Numba's own parallel loops do not survive a fork (a data loader's workers would be killed), so
-that threads share the rows of the scores outside.
-"""
+"""The loops of BM25; `bm25.py` checks what they get, and threads share the rows of its scores."""
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from .compiled import kernel
+
 Array = npt.NDArray[Any]
-Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
 VARIANTS = ("reference", "okapi", "lucene")
 _OKAPI, _LUCENE = 1, 2
@@ -26,24 +20,7 @@ _EPSILON = 0.25  # of rank_bm25.BM25Okapi: the share of the mean idf that replac
 _DENSE_SHARE = 0.125
 
 
-def _kernel(function: Kernel) -> Kernel:
-    """Compile a function when it is first called, and keep it on disk where that is possible."""
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-    try:
-        kernel: Any = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # neither this folder nor the user's cache folder can be written
-        return numba.njit(**options)(function)  # type: ignore[no-any-return]
-    save = kernel._cache.save_overload
-
-    def save_if_possible(*compiled: Any) -> None:
-        with contextlib.suppress(OSError):  # a full disk is no reason not to compute
-            save(*compiled)
-
-    kernel._cache.save_overload = save_if_possible
-    return kernel  # type: ignore[no-any-return]
-
-
-@_kernel
+@kernel
 def largest_id(ids: Array, offsets: Array) -> int:
     """Return the largest id, -1 where there is none, -2 where the offsets do not fit the ids."""
     if offsets[0] < 0 or offsets[-1] > ids.size:
@@ -57,7 +34,7 @@ def largest_id(ids: Array, offsets: Array) -> int:
     return largest
 
 
-@_kernel
+@kernel
 def count_terms(
     ids: Array, offsets: Array, table: Array, vocabulary: Array, known: int, grow: bool
 ) -> tuple[Array, Array, Array, Array, int]:
@@ -100,7 +77,7 @@ def count_terms(
     return indptr, term[:end], count[:end], length, known
 
 
-@_kernel
+@kernel
 def weigh_postings(
     indptr: Array,
     term: Array,
@@ -156,7 +133,7 @@ def weigh_postings(
     return start, document, weight
 
 
-@_kernel
+@kernel
 def dense_rows(indptr: Array, document: Array, weight: Array, n: int) -> tuple[Array, Array]:
     """Copy frequent terms' postings into dense rows: (each term's row or -1, rows [K, n])."""
     terms = indptr.size - 1
@@ -176,7 +153,7 @@ def dense_rows(indptr: Array, document: Array, weight: Array, n: int) -> tuple[A
     return row, dense
 
 
-@_kernel
+@kernel
 def score_rows(
     first: int,
     last: int,
@@ -205,7 +182,7 @@ def score_rows(
                     into[document[k]] += f * weight[k]
 
 
-@_kernel
+@kernel
 def batch_factors(
     ids: Array,
     offsets: Array,
@@ -237,7 +214,7 @@ def batch_factors(
     return q_indptr, q_term, q_count, start, document, weight, length
 
 
-@_kernel
+@kernel
 def prepare_batch(
     ids: Array,
     offsets: Array,
@@ -258,7 +235,7 @@ def prepare_batch(
     return q_indptr, q_term, q_count, start, document, weight, row, dense
 
 
-@_kernel
+@kernel
 def score_batch(
     scores: Array,
     ids: Array,

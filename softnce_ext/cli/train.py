@@ -7,13 +7,17 @@ import os
 import sys
 import time
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ..training.ranks import joined
+from ..training.rules import unused
 from ..training.settings import (
+    LOSSES,
     STATIC_DEFAULTS,
     TRANSFORMER_DEFAULTS,
+    UNWEIGHTED,
     TrainSettings,
     settings_from,
 )
@@ -90,7 +94,7 @@ def _run(settings: TrainSettings, begin: float, *, as_json: bool) -> int:
 
 
 def _help(each: Any) -> str:
-    text = each.metadata["help"]
+    text = each.metadata["help"] + with_losses(each.name)
     if each.name in STATIC_DEFAULTS:
         static, other = STATIC_DEFAULTS[each.name], TRANSFORMER_DEFAULTS[each.name]
         told = {name: system.defaults()[each.name] for name, system in SYSTEMS.items()}
@@ -99,6 +103,26 @@ def _help(each: Any) -> str:
     if each.default is None or "(default" in text:
         return str(text)
     return f"{text} (default: {each.default})"
+
+
+def with_losses(name: str) -> str:
+    """Return which losses use a setting, "" where all do or no loss by itself decides."""
+    users = {loss for loss, left_out in _left_out() if name not in left_out}
+    others = [loss for loss in LOSSES if loss not in users]
+    if not users or not others:
+        return ""
+    if len(users) <= len(others):
+        return f"; with loss {', '.join(loss for loss in LOSSES if loss in users)}"
+    return f"; not with loss {', '.join(others)}"
+
+
+@cache
+def _left_out() -> list[tuple[str, set[str]]]:
+    """Return each loss, with each estimator it may have, and the settings it does not use."""
+    ways = [TrainSettings(loss=loss) for loss in UNWEIGHTED]
+    for loss in set(LOSSES) - set(UNWEIGHTED):
+        ways += [TrainSettings(loss=loss, estimator=each) for each in ("bm25", "simcse", "trained")]
+    return [(each.loss, set(unused(each))) for each in ways]
 
 
 def _train_simcse(settings: TrainSettings, as_json: bool) -> int:

@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..bm25 import TokenIds
 from ..distributed import Peers, gather, gather_texts
 from ..estimators.bm25 import token_ids
 from ..estimators.collate import ROW, TEXT
-from ..estimators.duplicates import count_masked, duplicate_groups, fingerprints
+from ..estimators.duplicates import Array, count_masked, duplicate_groups, fingerprints
 from ..estimators.similarity import Groups, Similarity
 from .options import Estimator
 
@@ -51,10 +50,11 @@ def batch_groups(columns: Sequence[dict[str, Any]], peers: Peers) -> tuple[Group
     Returns:
         The groups, and how many (query, code) pairs they mask, of all ranks' rows.
     """
-    texts, device = [token_ids(column) for column in columns], device_of(columns[0])
+    device = device_of(columns[0])
+    prints = [fingerprints(token_ids(column)) for column in columns]
     if len(peers.sizes) > 1:
-        texts = gathered_prints(texts, peers, device)
-    query, code = duplicate_groups(texts)
+        prints = gathered_prints(prints, peers, device)
+    query, code = duplicate_groups(prints)
     masked = count_masked(query, code)
     if masked == 0:
         return None, 0
@@ -81,14 +81,11 @@ def gathered_features(columns: Sequence[dict[str, Any]], peers: Peers) -> list[d
     return found
 
 
-def gathered_prints(
-    texts: Sequence[TokenIds], peers: Peers, device: torch.device
-) -> list[TokenIds]:
-    """Return fingerprints of all ranks' texts, as texts of two tokens."""
-    own = np.stack([fingerprints(column) for column in texts], axis=1)  # [n, C, 2]
-    prints = peers.gather(torch.from_numpy(own).to(device)).cpu().numpy()
-    offsets = np.arange(peers.total + 1, dtype=np.int64) * 2
-    return [TokenIds(prints[:, i].reshape(-1), offsets) for i in range(len(texts))]
+def gathered_prints(prints: Sequence[Array], peers: Peers, device: torch.device) -> list[Array]:
+    """Return the fingerprints of all ranks' texts: of the texts themselves nothing is sent."""
+    own = torch.from_numpy(np.stack(prints, axis=1))  # [n, C, 2]
+    gathered = peers.gather(own.to(device)).cpu().numpy()
+    return list(np.ascontiguousarray(gathered.transpose(1, 0, 2)))
 
 
 def gathered_vectors(pair: Similarity, peers: Peers) -> Similarity:

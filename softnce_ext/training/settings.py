@@ -115,12 +115,12 @@ class TrainSettings:
     scale: float | None = option(
         "loss", float, None, "multiplies the scores (default: 20 for cosine, 1 for dot)", above=0
     )
-    top_k: int = option("loss", int, 1, "negatives that loss top-k drops from a row", at_least=0)
+    top_k: int = option("loss", int, 1, "most similar negatives dropped from a row", at_least=0)
     ratio: float = option(
         "loss",
         float,
         0.7,
-        "loss threshold drops negatives this many times as similar as the pair itself",
+        "negatives this many times as similar as the pair itself are dropped",
         above=0,
     )
     mask_duplicates: bool | None = option(
@@ -147,12 +147,14 @@ class TrainSettings:
         "loss",
         float,
         0.1,
-        "lower bound of a negative's weight with loss soft-infonce",
+        "lower bound of a negative's weight",
         at_least=0,
         at_most=1,
     )
-    info_nce_weight: float = option("loss", float, 1.3, "weight of InfoNCE in loss kl", at_least=0)
-    kl_weight: float = option("loss", float, 0.7, "weight of the divergence in loss kl", at_least=0)
+    info_nce_weight: float = option("loss", float, 1.3, "weight of InfoNCE", at_least=0)
+    kl_weight: float = option(
+        "loss", float, 0.7, "weight of the divergence from the similarities", at_least=0
+    )
     alpha_scaling: str = option(
         "loss",
         str,
