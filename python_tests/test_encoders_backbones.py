@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from models import tiny_rows
+from models import static_model, tiny_rows
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from tiny_backbones import save_tiny_backbone, save_tiny_tokenizer, tiny_config
 from transformers import BertConfig, BertModel, RobertaModel
@@ -138,6 +139,24 @@ def test_code_that_a_saved_model_names_is_not_imported(folder: Path, tmp_path: P
 def test_a_plain_hugging_face_folder_still_gets_mean_pooling(folder: Path) -> None:
     model = load_model(str(folder), device="cpu")
     assert [type(module).__name__ for module in model] == ["Transformer", "Pooling"]
+
+
+def test_weights_are_loaded_in_float32_whatever_they_are_stored_in(
+    folder: Path, tmp_path: Path
+) -> None:
+    half, static = tmp_path / "half", static_model(CODES)
+    shutil.copytree(folder, half)
+    RobertaModel.from_pretrained(str(folder)).to(torch.bfloat16).save_pretrained(str(half))
+    static.to(torch.float16).save(str(tmp_path / "static"))
+    build_backbone("codebert", half, device="cpu").to(torch.bfloat16).save(str(tmp_path / "saved"))
+    for model in (
+        build_backbone("codebert", half, device="cpu"),
+        *(load_model(str(path)) for path in (half, tmp_path / "saved", tmp_path / "static")),
+    ):
+        assert {each.dtype for each in model.parameters()} == {torch.float32}
+    for word in ("dtype", "torch_dtype"):
+        kept = CodeBERT.from_source(half, model_kwargs={word: torch.bfloat16})
+        assert {each.dtype for each in kept.parameters()} == {torch.bfloat16}
 
 
 def test_a_shorter_bound_cuts_both_sides(folder: Path) -> None:

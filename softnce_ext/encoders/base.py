@@ -100,7 +100,7 @@ class Backbone(InputModule):
         Args:
             source: A name on the hub, a folder, a configuration; None for the published weights.
             tokenizer: A tokenizer, its name or folder; None for the source's own.
-            model_kwargs: For `from_pretrained` of the encoder, such as ``dtype``.
+            model_kwargs: For `from_pretrained` of the encoder, such as ``dtype``, float32 else.
             hub_kwargs: For everything that may come from the hub, such as ``revision``.
             **options: For the module.
 

@@ -37,7 +37,8 @@ def load_model(
 ) -> SentenceTransformer:
     """Load a sentence-transformers or Hugging Face model; the latter gets mean pooling.
 
-    A saved backbone of the paper comes back as what it was.
+    A saved backbone of the paper comes back as what it was. Weights become float32, whatever type
+    they are stored in: in half of it training loses small steps.
 
     Args:
         name: A folder, a name on the hub, or the name of a model that an installed package
@@ -62,7 +63,7 @@ def load_model(
         raise not_loaded(f"model {name}", error) from error
     if max_length_tokens is not None:
         set_max_length(model, max_length_tokens)
-    return model
+    return model.float()
 
 
 def _bound_positions(model: Any) -> None:

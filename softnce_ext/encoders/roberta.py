@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoConfig, AutoTokenizer, RobertaConfig, RobertaModel
 
 from .load import not_loaded
@@ -27,7 +28,7 @@ def load_roberta(
         tokenizer: A tokenizer, its name or folder; None for the source's own.
         kind: The backbone, for messages.
         has_pooler: Whether the encoder needs its pooler; else it is left out.
-        model_kwargs: For `from_pretrained` of the encoder, such as ``dtype``.
+        model_kwargs: For `from_pretrained` of the encoder, such as ``dtype``, float32 else.
         hub_kwargs: For everything that may come from the hub, such as ``revision``.
 
     Raises:
@@ -58,6 +59,9 @@ def _load_encoder(
         raise not_loaded(f"model {source}", error) from error
     if config.model_type != "roberta":
         raise ValueError(f"{kind} needs a RoBERTa model, got {config.model_type!r} in {source}")
+    if "torch_dtype" not in model_kwargs:  # the word's older form
+        # Not the stored type: steps of 2e-5 are lost in the eight bits of bf16 weights.
+        model_kwargs = {"dtype": torch.float32, **model_kwargs}
     try:
         loaded: Any = RobertaModel.from_pretrained(
             source,
