@@ -12,6 +12,7 @@ from tiny_backbones import save_tiny_backbone
 from tiny_distilbert import distilbert
 
 from softnce_ext.bm25 import BM25
+from softnce_ext.encoders import code_memory
 from softnce_ext.encoders.backbones import build_backbone
 from softnce_ext.estimators.bm25 import (
     InBatchBM25,
@@ -94,6 +95,21 @@ def test_a_teacher_of_the_same_kind_reads_the_students_batch(
     value.backward()
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert any(parameter.grad is not None for parameter in student.parameters())
+
+
+@pytest.mark.parametrize("change", ["version", "_FORMAT"])
+def test_a_table_is_of_the_grammar_that_read_the_codes(
+    folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    estimator = TeacherEstimator(backbone("graphcodebert", folders[0]))
+    other = TeacherEstimator(backbone("codebert", folders[0]))
+    for each in (estimator, other):
+        each.cache(QUERIES[:4], CODES[:4], folder=tmp_path)
+    changed = {"version": lambda name: "99", "_FORMAT": -1}[change]
+    monkeypatch.setattr(code_memory, change, changed)
+    assert estimator.cache(QUERIES[:4], CODES[:4], folder=tmp_path)[1].built
+    assert not estimator.cache(QUERIES[:4], CODES[:4], folder=tmp_path)[1].built
+    assert not other.cache(QUERIES[:4], CODES[:4], folder=tmp_path)[1].built
 
 
 def test_a_backbone_may_start_from_its_teacher_and_follow_itself(folders: list[Path]) -> None:

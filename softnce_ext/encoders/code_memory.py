@@ -57,6 +57,11 @@ class CodeMemory:
         self._rows.update((_digest(text), start + row) for row, text in enumerate(texts))
 
 
+def reading(grammar: str) -> list[Any]:
+    """Return what a code's row depends on beside its encoder: our format, and what parses it."""
+    return [_FORMAT, *(version(name.replace("_", "-")) for name in ("tree_sitter", grammar))]
+
+
 def key_of(texts: Sequence[str], settings: Sequence[Any], tokenizer: Any, grammar: str) -> str:
     """Return a hash of all that prepared codes depend on.
 
@@ -66,9 +71,8 @@ def key_of(texts: Sequence[str], settings: Sequence[Any], tokenizer: Any, gramma
         tokenizer: A tokenizer of transformers.
         grammar: The grammar's Python package.
     """
-    versions = [version(name.replace("_", "-")) for name in ("tree_sitter", grammar)]
     vocabulary = sorted(tokenizer.get_vocab().items())
-    about = [_FORMAT, list(settings), versions, vocabulary, repr(tokenizer)]
+    about = [*reading(grammar), list(settings), vocabulary, repr(tokenizer)]
     found = hashlib.sha256(json.dumps(about).encode())
     for text in texts:
         found.update(_digest(text))

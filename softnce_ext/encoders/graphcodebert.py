@@ -20,7 +20,7 @@ from ..data.dataflow.many import extract_many
 from ..data.dataflow.tree import Compat
 from .base import Backbone, with_prompt
 from .code_inputs import CodeInputs, CodeRow, PieceTable, code_row, padded
-from .code_memory import CodeMemory, key_of, read_inputs, write_inputs
+from .code_memory import CodeMemory, key_of, read_inputs, reading, write_inputs
 
 
 class GraphCodeBERT(Backbone):
@@ -228,6 +228,11 @@ class GraphCodeBERT(Backbone):
         seen.index_put_((number, piece, node), true)
         seen.index_put_((number, target, source), true)
         return seen
+
+    @property
+    def reading(self) -> list[Any]:
+        """What a code's row depends on beside the module: versions of the format and grammars."""
+        return reading(language_named(self.language).package)
 
     @property
     def _settings(self) -> tuple[Any, ...]:

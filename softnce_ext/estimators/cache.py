@@ -98,7 +98,10 @@ def cache_folder() -> Path:
 
 
 def model_hash(model: Any) -> str:
-    """Return a hash of a SentenceTransformer: its weights, modules, length and tokenizer."""
+    """Return a hash of a SentenceTransformer: its weights, modules, length and tokenizer.
+
+    Of a module that parses code, what reads it too: another grammar gives other vectors.
+    """
     import torch
 
     digest = hashlib.sha256()
@@ -110,6 +113,7 @@ def model_hash(model: Any) -> str:
         for each in model
     ]
     settings = [modules, model.max_seq_length, _tokenizer_state(model.tokenizer)]
+    settings += [each.reading for each in model if hasattr(each, "reading")]
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     return digest.hexdigest()
 
