@@ -213,6 +213,31 @@ def test_saved_preset_keeps_its_grammar_and_takes_new_lengths(folder: Path, tmp_
     assert (told["query_length"], told["code_length"], told["form"]) == (20, 64, "source")
 
 
+def test_model_of_another_language_reads_no_code(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither as a teacher, nor trained or evaluated without a preset."""
+    java, go = tmp_path / "java", write_languages(tmp_path / "go.jsonl", "go")
+    options = {"language": "java", "loss": "infonce", "max_steps": 1}
+    run(folder, java, preset="graphcodebert", **options)
+    wanted = "must be of the language of the code, go, got one that reads java"
+    trained: dict[str, Any] = {"language": "go", "estimator": "trained", "max_steps": 1}
+    teacher = {"preset": "graphcodebert", "teacher": str(java)}
+    with pytest.raises(ValueError, match=f"^teacher {java} {wanted}"):
+        run(folder, tmp_path / "m", **trained, **teacher)
+    with pytest.raises(ValueError, match=f"^model {java} {wanted}"):
+        run(folder, tmp_path / "m", language="go", loss="infonce", model=str(java))
+    assert main(["evaluate", str(java), "--data", str(go)]) == 1
+    assert wanted in capsys.readouterr().err
+    (tmp_path / "a.go").write_text(language_rows("go")[0]["code"])
+    search = ["search", str(java), "sum", "--code", str(tmp_path), "--language", "go"]
+    assert main(search) == 1
+    assert wanted in capsys.readouterr().err
+    # Weights are of no language: a student may start from them.
+    start = {"teacher_mode": "online", "init_student_from_teacher": True}
+    assert run(folder, tmp_path / "m", **trained, **teacher, **start)["results"]
+
+
 def test_teacher_trained_first_is_kept_and_can_be_used_again(folder: Path, tmp_path: Path) -> None:
     options = {"preset": "codebert", "language": "go", "estimator": "trained"}
     first = run(folder, tmp_path / "a", **options)

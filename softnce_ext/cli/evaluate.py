@@ -209,13 +209,14 @@ def _rank(
     names: Sequence[str] = ("dense", "lexical", "lexical+", "hybrid"),
     label: str = "",
 ) -> _Ranked:
-    from ..encoders.saved import load_encoder
+    from ..encoders.saved import check_language, load_encoder
     from ..evaluation.evaluate import Systems
     from ..evaluation.figures import NDCG_AT, RECALL_AT, graded_figures, graded_row, result_row
     from ..evaluation.graded import judged_counts
     from ..evaluation.ranking import counts_from_scores
 
     model, settings = load_encoder(model_name)
+    check_language(model, read.languages, f"model {model_name}")
     systems = Systems(
         model,
         read.base,

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     """Search and print; the index is built on first use and whenever the code changed."""
     from ..data.mining import mine_folder
     from ..data.sources import readable_packages
-    from ..encoders.saved import load_encoder
+    from ..encoders.saved import check_language, load_encoder
     from ..search.index import build_index, default_folder, index_name, open_index
     from ..search.query import search
     from .table import print_json
@@ -64,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
     language = args.language
     readable_packages(args.code, language)  # what is wrong with it is told before the model loads
     model, settings = load_encoder(args.model)
+    check_language(model, [language] if language else [], f"model {args.model}")
     language = language or getattr(model[0], "language", None)  # GraphCodeBERT reads one
     packages, _ = readable_packages(args.code, language)
     files = [Path(each.root, path) for each in packages for path, _ in each.files]

@@ -33,6 +33,7 @@ class Retrieval(NamedTuple):
         code_urls: URL of each code, [M].
         names: Function name of each code, [M].
         target: Index in `codes` of each query's gold code, int64 [N].
+        language: Of the codes.
     """
 
     queries: list[str]
@@ -42,6 +43,7 @@ class Retrieval(NamedTuple):
     code_urls: list[str]
     names: list[str]
     target: np.ndarray[Any, Any]
+    language: str
 
 
 class PreparedLanguage:
@@ -91,6 +93,7 @@ class PreparedLanguage:
             base.urls,
             base.names,
             np.array([base.place[url] for url in urls], dtype=np.int64),
+            next((row["language"] for row in rows), ""),
         )
 
     def each_pair(self, partitions: Iterable[str]) -> Iterator[tuple[str, Pair | None]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -86,6 +86,26 @@ def check_model_name(name: str) -> None:
             )
         if refusal := _hub_refusal(name):
             raise FileNotFoundError(f"model {name} is not on this machine, and {refusal}")
+
+
+def check_language(model: SentenceTransformer, languages: Iterable[str], name: str) -> None:
+    """Refuse to read code with the grammar of another language, as GraphCodeBERT would.
+
+    Args:
+        model: The encoder.
+        languages: Of the code.
+        name: What to call the encoder in the error.
+
+    Raises:
+        ValueError: The encoder reads one language, and it is another.
+    """
+    own = getattr(model[0], "language", None)
+    others = sorted(set(languages) - {own})
+    if own is not None and others:
+        raise ValueError(
+            f"{name} must be of the language of the code, {', '.join(others)}, got one that reads "
+            f'{own} (rows of data without a field "language" are python)'
+        )
 
 
 def _hub_refusal(name: str) -> str:

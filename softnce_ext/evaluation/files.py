@@ -25,6 +25,7 @@ class Read(NamedTuple):
         task: The queries with their gold codes; None without pairs.
         pairs: The pairs behind the task [N].
         partition: The partition they are of, or "all".
+        languages: Of all functions.
         cutoff: Ranks beyond it count as 0 in the MRR: the paper's for what `softnce prepare csn`
             wrote, as in training; None for all.
     """
@@ -33,6 +34,7 @@ class Read(NamedTuple):
     task: RetrievalTask | None
     pairs: list[Pair]
     partition: str
+    languages: frozenset[str]
     cutoff: int | None = None
 
 
@@ -67,17 +69,17 @@ def read_task(
         task = RetrievalTask.of_prepared(read)
         gold = (read.codes[i] for i in read.target)
         pairs = [Pair(query, code) for query, code in zip(read.queries, gold, strict=True)]
-        return Read(task.base, task, pairs, partition, PAPER_CUTOFF)
+        return Read(task.base, task, pairs, partition, frozenset([read.language]), PAPER_CUTOFF)
     found = Functions([], []) if codebase is None else read_functions(codebase, progress=progress)
     if data is None:
         names = [each.name for each in found.functions]
         base = CodeBase([each.code for each in found.functions], names, found.urls)
-        return Read(base, None, [], "all")
+        return Read(base, None, [], "all", _languages(found.functions))
     partition, pairs = _choose(read_pairs(data, progress=progress), partition)
     if not pairs:
         raise ValueError(f"{data} holds no (documentation, function) pair to evaluate on")
     task = RetrievalTask.of_pairs(pairs, found.functions, found.urls)
-    return Read(task.base, task, pairs, partition)
+    return Read(task.base, task, pairs, partition, _languages([*pairs, *found.functions]))
 
 
 class Functions(NamedTuple):
@@ -125,6 +127,10 @@ def _read_rows(path: Path) -> Functions:
                 found.functions.append(pair)
                 found.urls.append(str(url or _place(pair)))
     return found
+
+
+def _languages(functions: list[Pair]) -> frozenset[str]:
+    return frozenset(each.language for each in functions)
 
 
 def _place(function: Pair) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..encoders.saved import load_encoder
+from ..encoders.saved import check_language, load_encoder
 from ..estimators.bm25 import (
     InBatchBM25,
     average_length,
@@ -76,6 +76,9 @@ def find_teacher(
                 f"teacher must read code as the model does, as {settings.form}, got "
                 f"{settings.teacher}, which reads {told.form} (see form)"
             )
+        if settings.estimator == "trained" and settings.teacher_mode == "frozen":  # it reads code
+            languages = {pair.language for pair in pairs}
+            check_language(model, languages, f"teacher {settings.teacher}")
         return Teacher(model, told.name_boost), None
     if settings.estimator == "trained":
         return None if twin is None else Teacher(twin, boost), None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..encoders.backbones import build_backbone
 from ..encoders.load import is_static, set_max_length
-from ..encoders.saved import load_encoder, local_folder
+from ..encoders.saved import check_language, load_encoder, local_folder
 from ..encoders.static import (
     build_static_encoder,
     build_tokenizer,
@@ -49,6 +49,7 @@ def prepare_model(
             model = _preset_model(settings, pairs)
         else:
             model, _ = load_encoder(settings.encoder)
+            check_language(model, {pair.language for pair in pairs}, f"model {settings.encoder}")
     settings = settings.resolved(static=is_static(model))
     if settings.preset is None:
         assert settings.code_length is not None
