@@ -67,7 +67,7 @@ def run(python: Path, chosen: list[str], cache: Path) -> dict[str, Any]:
         ended = {child.tag: child for child in case}
         for tag, kind in (("failure", "failed"), ("error", "failed"), ("skipped", "skipped")):
             if tag in ended:
-                found[kind][name] = (ended[tag].get("message") or "").splitlines()[0][:200]
+                found[kind][name] = (ended[tag].get("message") or "").partition("\n")[0][:200]
                 break
         else:
             found["passed"] += 1

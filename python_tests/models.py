@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+LIBRARY = tuple(int(part) for part in version("sentence-transformers").split(".")[:2])
 VERBS = ["read", "write", "send", "parse", "close", "merge", "count", "sort", "split", "draw"]
 THINGS = ["file", "mail", "list", "image", "table", "graph", "token", "socket"]
 

@@ -9,6 +9,8 @@ from itertools import chain
 from typing import Any
 
 import torch
+from sentence_transformers import __version__
+from sentence_transformers.sentence_transformer.losses.matryoshka import ForwardDecorator
 from torch import Tensor, nn
 
 from ..estimators.collate import model_features
@@ -41,7 +43,7 @@ class CachedSoftInfoNCELoss(SoftInfoNCELoss):
         RepL4NLP 2021.
     """
 
-    # MatryoshkaLoss of sentence-transformers then cuts what `calculate_loss` gets.
+    # From 5.7 on MatryoshkaLoss of sentence-transformers then cuts what `calculate_loss` gets.
     uses_gradient_cache = True
 
     def __init__(
@@ -65,7 +67,16 @@ class CachedSoftInfoNCELoss(SoftInfoNCELoss):
     def forward(
         self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None
     ) -> Tensor:
-        """Return the loss of a batch; arguments as in `SoftInfoNCELoss.forward`."""
+        """Return the loss of a batch; arguments as in `SoftInfoNCELoss.forward`.
+
+        Raises:
+            RuntimeError: It is inside a MatryoshkaLoss that knows nothing of gradient caching.
+        """
+        if isinstance(getattr(self.model, "forward", None), ForwardDecorator):
+            raise RuntimeError(
+                "CachedSoftInfoNCELoss inside MatryoshkaLoss needs sentence-transformers >= 5.7, "
+                f"got {__version__}: update it, or use SoftInfoNCELoss"
+            )
         columns = list(sentence_features)
         beside = self.beside(columns, labels)
         texts = [model_features(column) for column in columns]
