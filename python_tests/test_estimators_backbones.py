@@ -97,6 +97,47 @@ def test_a_teacher_of_the_same_kind_reads_the_students_batch(
     assert any(parameter.grad is not None for parameter in student.parameters())
 
 
+@pytest.mark.parametrize(
+    ("teacher", "student", "options", "other"),
+    [
+        ("codebert", "graphcodebert", {}, "kind"),  # would take nodes for unknown words
+        ("graphcodebert", "codebert", {}, "kind"),
+        ("unixcoder", "codebert", {}, "kind"),  # would miss its mode token
+        ("codebert", "codebert", {"query_length": 8}, "query_length"),
+        ("unixcoder", "unixcoder", {"code_length": 40}, "max_seq_length"),
+        ("graphcodebert", "graphcodebert", {"data_flow_length": 9}, "data_flow_length"),
+        ("codebert", "codebert", {"remove_padding": False}, ""),
+    ],
+)
+def test_a_teacher_that_reads_otherwise_reads_texts_alone(
+    folders: list[Path], teacher: str, student: str, options: dict[str, Any], other: str
+) -> None:
+    trained = backbone(student, folders[0], **options)
+    estimator = TeacherEstimator(backbone(teacher, folders[1]))
+    estimator.attach(trained, temperature=1.0)
+    batch = features(trained, [3, 20, 7])
+    if other:
+        with pytest.raises(ValueError, match=f"the teacher has another {other} than the student"):
+            estimator(batch)
+    else:
+        assert estimator(batch)[0].isfinite().all()
+    for column, texts in zip(batch, (QUERIES, CODES), strict=True):
+        column["text"] = [texts[row] for row in (3, 20, 7)]
+    own = backbone(teacher, folders[1])
+    wanted = own.encode_query(batch[0]["text"]), own.encode_document(batch[1]["text"])
+    for vectors, each in zip(estimator(batch), wanted, strict=True):
+        torch.testing.assert_close(vectors, torch.from_numpy(each), rtol=0, atol=2e-6)
+
+
+def test_a_teacher_with_a_prompt_reads_no_batch_without(folders: list[Path]) -> None:
+    student, teacher = (backbone("codebert", folder) for folder in folders)
+    teacher.prompts = {"query": "search: "}
+    estimator = TeacherEstimator(teacher)
+    estimator.attach(student, temperature=1.0)
+    with pytest.raises(ValueError, match="the teacher has another prompt than the student"):
+        estimator(features(student, [1, 2]))
+
+
 @pytest.mark.parametrize("change", ["version", "_FORMAT"])
 def test_a_table_is_of_the_grammar_that_read_the_codes(
     folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str

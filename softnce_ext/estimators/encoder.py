@@ -3,7 +3,7 @@
 Both give vectors whose dot products are the similarities, which the loss takes block by block. A
 frozen encoder's vectors of the training texts never change: `cache` makes them once, and a step
 then reads rows of a table. Without a table the encoder runs in every step, over the texts a
-`RowCollator` carries, or over the student's own features where it has the student's tokenizer.
+`RowCollator` carries, or over the student's own features where it reads a text as the student does.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..encoders.load import is_static
+from .alike import other_reading
 from .cache import model_hash
 from .collate import model_features
 
@@ -28,7 +29,7 @@ class FrozenEncoder:
     def __init__(self, model: Any) -> None:
         self.model = model.eval().requires_grad_(False)
         self.student: Any = None
-        self._reads_student: bool | None = None
+        self._other_reading: str | None = None  # than the student's; None: not compared yet
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenEncoder:
         return self  # it never changes
@@ -46,7 +47,7 @@ class FrozenEncoder:
                 "shares its weights (a copy is frozen; TeacherEstimator's mode online follows the "
                 "student)"
             )
-        self.student, self._reads_student = student, None
+        self.student, self._other_reading = student, None
 
     @property
     def by_cosine(self) -> bool:
@@ -94,19 +95,19 @@ class FrozenEncoder:
 
     @torch.no_grad()
     def of_features(self, features: Mapping[str, Any]) -> Tensor:
-        """Return the vectors of a batch the student's tokenizer has made.
+        """Return the vectors of a batch the student has tokenized.
 
         Raises:
-            ValueError: The model has another tokenizer.
+            ValueError: The model reads texts otherwise: it has another tokenizer, length or kind.
         """
-        if self._reads_student is None:
+        if self._other_reading is None:
             student = self.model if self.student is None else self.student
-            self._reads_student = _vocabulary(self.model) == _vocabulary(student)
-        if not self._reads_student:
+            self._other_reading = other_reading(self.model, student)
+        if self._other_reading:
             raise ValueError(
-                "the teacher has another tokenizer than the student, whose token ids mean nothing "
-                "to it: make its table with `cache`, or carry the texts with RowCollator(texts="
-                "True)"
+                f"the teacher has another {self._other_reading} than the student, whose features "
+                "it cannot read: make its table with `cache`, or carry the texts with "
+                "RowCollator(texts=True)"
             )
         return self._forward(model_features(features))
 
@@ -153,8 +154,3 @@ def has_unit_vectors(model: Any) -> bool:
     from sentence_transformers.sentence_transformer.modules import Normalize
 
     return is_static(model) or any(isinstance(module, Normalize) for module in model)
-
-
-def _vocabulary(model: Any) -> dict[str, int]:
-    vocabulary: dict[str, int] = model.tokenizer.get_vocab()
-    return vocabulary
