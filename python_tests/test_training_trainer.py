@@ -132,9 +132,9 @@ def test_batches_have_the_prompts_the_model_is_ranked_with(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     model = transformer_model(QUERIES + CODES, tmp_path_factory.mktemp("bert"))
-    plain = TextPairs(QUERIES, CODES).collator(model)([{"query": "read", "code": "x", "row": 0}])
+    plain = TextPairs(["read"], ["x"]).collator(model)([{"row": 0}])
     model.prompts = {"query": "read file ", "document": ""}
-    batch = TextPairs(QUERIES, CODES).collator(model)([{"query": "read", "code": "x", "row": 0}])
+    batch = TextPairs(["read"], ["x"]).collator(model)([{"row": 0}])
     wanted = model.preprocess(["read file read"])["input_ids"]
     assert torch.equal(batch["query_input_ids"], wanted)
     assert not torch.equal(batch["query_input_ids"], plain["query_input_ids"])

@@ -1,4 +1,4 @@
-"""Batches for the trainer: texts of a static encoder tokenized once, not once per epoch and arm.
+"""Batches for the trainer: texts tokenized once, not once per epoch and arm.
 
 Of several ranks each has its part of every batch, so that the batch is what one process would have.
 """
@@ -6,13 +6,15 @@ Of several ranks each has its part of every batch, so that the batch is what one
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..encoders.static import tokenize
-from ..estimators.collate import ROW, RowCollator, add_rows
+from ..estimators.collate import ROW, add_rows
+from .kept_rows import KeptRows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -74,7 +76,7 @@ class TokenizedPairs:
 
 
 class TextPairs:
-    """Queries and codes as texts, tokenized batch by batch.
+    """Queries and codes as texts, tokenized when a batch first needs them.
 
     Args:
         queries: The queries.
@@ -82,33 +84,44 @@ class TextPairs:
     """
 
     def __init__(self, queries: Sequence[str], codes: Sequence[str]) -> None:
-        self.queries, self.codes = list(queries), list(codes)
+        self.columns = {"query": KeptRows(queries), "code": KeptRows(codes)}
 
     def __len__(self) -> int:
-        return len(self.queries)
+        return len(self.columns["query"].texts)
 
     def dataset(self) -> Dataset:
-        """Return the data set of texts and their row numbers, the query first."""
+        """Return the data set of row numbers that the trainer shuffles."""
         from datasets import Dataset
 
-        rows = np.arange(len(self.queries))
-        return Dataset.from_dict({"query": self.queries, "code": self.codes, ROW: rows})
+        return Dataset.from_dict({ROW: np.arange(len(self))})
 
-    def collator(self, model: SentenceTransformer) -> RowCollator:
-        """Return what makes batches of rows: each column is told its side, and has its prompt."""
-        from sentence_transformers.sentence_transformer.data_collator import (
-            SentenceTransformerDataCollator,
-        )
+    def collator(self, model: SentenceTransformer) -> TextBatches:
+        """Return what makes batches of rows for a model, or for a copy of it."""
+        return TextBatches(self.columns, model)
 
-        sides = {"query": "query", "code": "document"}
-        prompts = {column: model.prompts.get(side) or "" for column, side in sides.items()}
-        return RowCollator(
-            SentenceTransformerDataCollator(
-                model.preprocess,
-                router_mapping=sides,
-                prompts={column: prompt for column, prompt in prompts.items() if prompt},
+
+class TextBatches:
+    """The collator of `TextPairs`: each column is told its side, and has its prompt."""
+
+    # What the trainer asks of a collator.
+    valid_label_columns: Sequence[str] = ()
+
+    def __init__(self, columns: dict[str, KeptRows], model: SentenceTransformer) -> None:
+        self.columns = columns
+        self.model = model
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return a batch of features, column by column."""
+        numbers = [row[ROW] for row in rows]
+        batch: dict[str, Any] = {}
+        for column, side in (("query", "query"), ("code", "document")):
+            read = partial(
+                self.model.preprocess, prompt=self.model.prompts.get(side) or None, task=side
             )
-        )
+            features = self.columns[column].batch(numbers, read)
+            batch |= {f"{column}_{name}": value for name, value in features.items()}
+            batch[f"{column}_task"] = side
+        return add_rows(batch, numbers, self.columns)
 
 
 TrainingPairs = TokenizedPairs | TextPairs
