@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,19 @@ def test_a_backbone_may_start_from_its_teacher_and_follow_itself(folders: list[P
     cosine = backbone("unixcoder", folders[0], cosine=True)
     with pytest.raises(ValueError, match="temperature must be given with a teacher whose vectors"):
         SoftInfoNCELoss(cosine, TeacherEstimator(mode="online"))
+
+
+def test_a_backbone_does_not_start_from_weights_of_other_pieces(tmp_path: Path) -> None:
+    texts = QUERIES + CODES
+    for name, each in (("own", texts), ("other", [text[::-1] for text in texts])):
+        save_tiny_backbone(tmp_path / name, each, vocab_size=600)  # more than there are pieces
+    student, teacher = (backbone("codebert", tmp_path / name) for name in ("own", "other"))
+    before = copy.deepcopy(student.state_dict())
+    for mode in ("frozen", "online"):
+        estimator = TeacherEstimator(teacher, mode=mode, init_student_from_teacher=True)
+        with pytest.raises(ValueError, match=r"of the student's tokenizer, \d+ of the teacher's"):
+            SoftInfoNCELoss(student, estimator)
+    assert all(torch.equal(before[name], value) for name, value in student.state_dict().items())
 
 
 def test_simcse_reads_a_table_beside_any_backbone(folders: list[Path], tmp_path: Path) -> None:

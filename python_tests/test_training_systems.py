@@ -238,6 +238,21 @@ def test_model_of_another_language_reads_no_code(
     assert run(folder, tmp_path / "m", **trained, **teacher, **start)["results"]
 
 
+def test_student_does_not_start_from_a_teacher_of_another_tokenizer(
+    folder: Path, tmp_path: Path
+) -> None:
+    save_tiny_backbone(tmp_path / "other", [text[::-1] for text in TEXTS])
+    teacher = build_backbone("codebert", tmp_path / "other")
+    teacher.save(str(tmp_path / "teacher"))
+    options = {"preset": "codebert", "language": "go", "estimator": "trained"}
+    options |= {"teacher": str(tmp_path / "teacher")}
+    for mode in ("frozen", "online"):
+        start = {"teacher_mode": mode, "init_student_from_teacher": True}
+        with pytest.raises(ValueError, match="needs a teacher of the student's tokenizer"):
+            run(folder, tmp_path / "m", **options, **start)
+    assert not (tmp_path / "m").exists()
+
+
 def test_teacher_trained_first_is_kept_and_can_be_used_again(folder: Path, tmp_path: Path) -> None:
     options = {"preset": "codebert", "language": "go", "estimator": "trained"}
     first = run(folder, tmp_path / "a", **options)

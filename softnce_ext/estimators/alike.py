@@ -1,4 +1,4 @@
-"""Whether two models are alike: whether one may read what was made for the other."""
+"""Whether two models are alike: whether one reads what was made for the other, has its weights."""
 
 from __future__ import annotations
 
@@ -18,6 +18,42 @@ def other_reading(teacher: Any, student: Any) -> str:
     theirs, own = _reading(teacher), _reading(student)
     names = [*theirs, *(name for name in own if name not in theirs)]
     return next((name for name in names if theirs.get(name) != own.get(name)), "")
+
+
+def check_start(teacher: Any, student: Any) -> None:
+    """Refuse a teacher whose weights would mean something else to the student.
+
+    Raises:
+        ValueError: They are of different shapes, or of other word pieces.
+    """
+    given, wanted = teacher.state_dict(), student.state_dict()
+    other = {
+        name
+        for name in given.keys() | wanted.keys()
+        if name not in given or name not in wanted or given[name].shape != wanted[name].shape
+    }
+    if other:
+        raise ValueError(
+            "init_student_from_teacher needs a teacher of the student's architecture, "
+            f"{len(other)} weights differ in name or shape, {min(other)} among them"
+        )
+    theirs, own = (model.tokenizer.get_vocab() for model in (teacher, student))
+    if theirs != own:
+        changed = sum(own.get(piece) != number for piece, number in theirs.items())
+        raise ValueError(
+            "init_student_from_teacher needs a teacher of the student's tokenizer, "
+            f"{changed:,} of the teacher's {len(theirs):,} word pieces have another id in it"
+        )
+
+
+def copy_weights(teacher: Any, student: Any) -> None:
+    """Give the student the teacher's weights.
+
+    Raises:
+        ValueError: As in `check_start`.
+    """
+    check_start(teacher, student)
+    student.load_state_dict(teacher.state_dict())
 
 
 def _reading(model: Any) -> Mapping[str, Any]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..encoders.saved import load_encoder
+from .alike import copy_weights
 from .cache import cached_table
 from .collate import ROW, TEXT, model_features
 from .frozen import FrozenEncoder, check_unit_vectors
@@ -215,8 +216,9 @@ class TeacherEstimator(_EncoderEstimator):
         """Learn which model is trained, and give it the teacher's weights if so wished.
 
         Raises:
-            ValueError: The student is the teacher itself, or of another shape than the teacher it
-                shall start from; or the preset's temperature is used with vectors of length 1.
+            ValueError: The student is the teacher itself; it is of another shape or tokenizer than
+                the teacher it shall start from; or the preset's temperature is used with vectors of
+                length 1.
         """
         super().attach(student, temperature=temperature)
         if temperature is None:
@@ -298,26 +300,6 @@ class TeacherEstimator(_EncoderEstimator):
     def _compared(self, vectors: Tensor) -> Tensor:
         """Return vectors whose dot products are the similarities."""
         return _unit(vectors) if self.normalize else vectors
-
-
-def copy_weights(teacher: Any, student: Any) -> None:
-    """Give the student the teacher's weights.
-
-    Raises:
-        ValueError: They are of different shapes.
-    """
-    given, wanted = teacher.state_dict(), student.state_dict()
-    other = {
-        name
-        for name in given.keys() | wanted.keys()
-        if name not in given or name not in wanted or given[name].shape != wanted[name].shape
-    }
-    if other:
-        raise ValueError(
-            "init_student_from_teacher needs a teacher of the student's architecture, "
-            f"{len(other)} weights differ in name or shape, {min(other)} among them"
-        )
-    student.load_state_dict(given)
 
 
 def _loaded(model: Any) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..encoders.saved import check_language, load_encoder
+from ..estimators.alike import check_start
 from ..estimators.bm25 import (
     InBatchBM25,
     average_length,
@@ -126,6 +127,8 @@ def make_estimator(
     if online:
         return trained, {}
     assert teacher is not None
+    if settings.init_student_from_teacher:
+        check_start(teacher.model, student)  # told before the tables are made
     _check_temperature(settings, teacher.model, trained.normalize)
     remember_codes(teacher.model, codes, progress=progress)
     tables = trained.cache(queries, codes, **options)
