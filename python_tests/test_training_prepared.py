@@ -12,13 +12,14 @@ import pytest
 import torch
 from codesearchnet_dumps import COUNTS, write_lists, write_zip
 from language_rows import language_rows
-from models import static_model, tiny_rows
+from models import static_model, tiny_rows, write_rows
 from tiny_backbones import save_tiny_backbone
 
 from softnce_ext.cli.main import main
 from softnce_ext.data import codesearchnet_language
 from softnce_ext.data.codesearchnet import Dump, prepare_language
-from softnce_ext.data.pairs import Pair
+from softnce_ext.data.codesearchnet_read import read_prepared
+from softnce_ext.data.pairs import Pair, pair_hash
 from softnce_ext.evaluation import evaluate, files
 from softnce_ext.evaluation.retrieval import RetrievalTask
 from softnce_ext.training import compare, corpus
@@ -181,4 +182,63 @@ def test_a_file_that_is_gone_is_told_in_a_sentence(
     assert told == (
         f"softnce train: {tmp_path}/csn/ruby/{name}.jsonl.gz: is gone, though prepared.json tells "
         "of it; `softnce prepare csn` makes it again"
+    )
+
+
+def test_several_languages_are_recorded_in_the_form_they_were_read_in(
+    folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder / "csn", tmp_path / "csn")
+    dump, lists = Dump([write_zip(tmp_path, "go")]), write_lists(tmp_path / "lists", "go")
+    prepare_language(dump, "go", tmp_path / "csn", lists=lists, allow_missing=True, progress=False)
+    for form in (None, "source"):
+        data = str(tmp_path / "csn")
+        options = {"data": data, "language": None, "form": form, "loss": "infonce", "epochs": 1}
+        run(folder, tmp_path / "m", **options)
+        read = form or "tokens"
+        told = json.loads((tmp_path / "m" / "softnce.json").read_text())
+        assert told["form"] == told["settings"]["form"] == read
+        trained = json.loads((tmp_path / "m" / "manifest.json").read_text())["train"]["pairs"]
+        assert sorted(trained) == sorted(
+            pair_hash(pair) for pair in read_prepared(data, ["train"], form=read)
+        )
+
+
+@pytest.mark.parametrize("name", ["codebase", "test", "train", "valid"])
+def test_what_was_not_prepared_is_told_in_a_sentence(
+    folder: Path, tmp_path: Path, name: str, capsys: Any
+) -> None:
+    """Not made up for out of other parts."""
+    shutil.copytree(folder / "csn", tmp_path / "csn")
+    path = tmp_path / "csn" / "ruby" / "prepared.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"][name] = {"state": "not written", "rows": 0, "expected": 1400}
+    path.write_text(json.dumps(manifest))
+    words = ["train", "--data", str(tmp_path / "csn"), "--output", str(tmp_path / "m")]
+    assert main(words) == 1
+    assert capsys.readouterr().err.strip().splitlines()[-1] == (
+        f"softnce train: {tmp_path}/csn/ruby/{name}.jsonl.gz: was not prepared; "
+        "`softnce prepare csn` says why"
+    )
+
+
+def test_a_manifest_may_not_train_on_what_is_ranked(folder: Path, tmp_path: Path) -> None:
+    run(folder, tmp_path / "m", loss="infonce", epochs=1)
+    path = tmp_path / "m" / "manifest.json"
+    again = run(folder, tmp_path / "n", loss="infonce", epochs=1, manifest=str(path))
+    assert again["split"]["trained_on"] == 0
+    manifest = json.loads(path.read_text())
+    manifest["train"]["pairs"].append(manifest["test"]["pairs"].pop())
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="manifest must leave the test pairs .* where 1 of them"):
+        run(folder, tmp_path / "n", loss="infonce", epochs=1, manifest=str(path))
+
+
+def test_tokens_of_data_that_have_none_are_refused(tmp_path: Path, capsys: Any) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", tiny_rows())
+    words = ["train", "--data", str(data), "--form", "tokens", "--output", str(tmp_path / "m")]
+    assert main(words) == 1
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert told == (
+        f"softnce train: form tokens is for data that softnce prepare csn wrote, got data {data}"
     )

@@ -65,6 +65,16 @@ class PreparedLanguage:
         self._key = "code" if form == "source" else "tokens"
         self._held_out: dict[str, list[dict[str, Any]]] = {}
 
+    def check_whole(self) -> None:
+        """Refuse a folder without one of its files.
+
+        Raises:
+            FileNotFoundError: `softnce prepare csn` did not write it.
+        """
+        for name in FILES:
+            if name not in self._files:
+                raise _not_prepared(self.folder / f"{name}.jsonl.gz")
+
     def pairs(self, partitions: Sequence[str] = PARTITIONS) -> Pairs:
         """Return pairs as `read_prepared` does."""
         return joined_pairs([self], partitions)
@@ -197,7 +207,7 @@ def _rows(folder: Path, files: dict[str, int], name: str) -> Iterator[dict[str, 
     """Yield a prepared file's rows, and hold their number against the manifest."""
     path = folder / f"{name}.jsonl.gz"
     if name not in files:
-        raise FileNotFoundError(f"{path}: was not prepared; `softnce prepare csn` says why")
+        raise _not_prepared(path)
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: is gone, though {MANIFEST} tells of it; `softnce prepare csn` makes it again"
@@ -217,6 +227,10 @@ def _rows(folder: Path, files: dict[str, int], name: str) -> Iterator[dict[str, 
         raise ValueError(
             f"{path}: must have {files[name]:,} rows, as {MANIFEST} says, got {rows:,}"
         )
+
+
+def _not_prepared(path: Path) -> FileNotFoundError:
+    return FileNotFoundError(f"{path}: was not prepared; `softnce prepare csn` says why")
 
 
 def _check(argument: str, value: str, allowed: tuple[str, ...]) -> None:

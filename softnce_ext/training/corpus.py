@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..data.codesearchnet_files import MANIFEST
-from ..data.codesearchnet_language import PreparedLanguage
-from ..data.codesearchnet_read import Form, is_prepared, read_prepared
+from ..data.codesearchnet_language import (
+    PARTITIONS,
+    PreparedLanguage,
+    joined_pairs,
+    language_folders,
+)
+from ..data.codesearchnet_read import Form, is_prepared
 from ..data.formats import read_pairs
 from ..data.hub import read_hub
 from ..data.manifest import apply_manifest, read_manifest
 from ..data.mining import mine_interpreter
-from ..data.pairs import Pairs, of_language
+from ..data.pairs import Pairs, of_language, pair_hash
 from ..data.split import Split, split_by_package
 from ..evaluation.ranking import PAPER_CUTOFF
 from ..evaluation.retrieval import RetrievalTask
@@ -41,60 +46,81 @@ class Corpus(NamedTuple):
 
 def read_corpus(
     settings: TrainSettings, *, progress: bool = True
-) -> tuple[Pairs, PreparedLanguage | None]:
+) -> tuple[Pairs, list[PreparedLanguage]]:
     """Read the pairs the settings name.
 
     Returns:
-        The pairs, and what `softnce prepare csn` wrote of one language, if it is that.
+        The pairs, and the languages they are of where `softnce prepare csn` wrote them.
 
     Raises:
-        FileNotFoundError: Nothing is there.
-        ValueError: The data cannot be read, or holds nothing of the language.
+        FileNotFoundError: Nothing is there, or a part of what was prepared is not.
+        ValueError: The data cannot be read, have no tokens that are asked for, or hold nothing of
+            the language.
     """
-    form = _form(settings)
-    prepared: PreparedLanguage | None = None
-    if settings.data is None:
+    prepared = _prepared(settings)
+    if settings.form == "tokens" and not prepared:
+        raise ValueError(
+            "form tokens is for data that softnce prepare csn wrote, got data "
+            + (settings.data or "of this Python's packages")
+        )
+    if prepared:
+        pairs = joined_pairs(prepared, PARTITIONS)
+    elif settings.data is None:
         pairs = mine_interpreter(progress=progress)
     elif settings.data.startswith(HUB):
         pairs = read_hub(settings.data.removeprefix(HUB), progress=progress)
     else:
-        folder = Path(settings.data)
-        if settings.language is not None and is_prepared(folder / settings.language):
-            folder = folder / settings.language
-        if is_prepared(folder):
-            inner = [each.parent for each in folder.glob(f"*/{MANIFEST}")]
-            folder = inner[0] if len(inner) == 1 else folder
-            if (folder / MANIFEST).is_file():
-                prepared = PreparedLanguage(folder, form)
-                pairs = prepared.pairs()
-            else:
-                pairs = read_prepared(folder, form=form)
-        else:
-            pairs = read_pairs(folder, language=settings.language, progress=progress)
+        pairs = read_pairs(Path(settings.data), language=settings.language, progress=progress)
     return of_language(pairs, settings.language), prepared
 
 
 def split_corpus(
-    pairs: Pairs, prepared: PreparedLanguage | None, settings: TrainSettings
+    pairs: Pairs, prepared: Sequence[PreparedLanguage], settings: TrainSettings
 ) -> Corpus:
     """Split pairs, and say what valid and test are ranked against.
 
-    Prepared queries are ranked against the whole code base, as in the paper; others against the
-    codes of their own part.
+    The queries of one prepared language are ranked against its whole code base, as in the paper;
+    others against the codes of their own part.
 
     Raises:
-        ValueError: The pairs do not fill three parts.
+        ValueError: The pairs do not fill three parts, or a manifest parts those of one prepared
+            language otherwise than they are ranked.
     """
     if settings.manifest is not None:
         split = apply_manifest(pairs, read_manifest(settings.manifest))
+        if len(prepared) == 1:
+            _check_parts(split, pairs, settings.manifest)
     else:
         split = split_by_package(pairs)
-    held_out = {"valid", "test"} & set(pairs.partitions.values())
-    if prepared is None or held_out != {"valid", "test"}:
-        return _of_pairs(split)._replace(prepared=prepared is not None)
-    valid = RetrievalTask.of_prepared(prepared.retrieval("valid"))
-    test = RetrievalTask.of_prepared(prepared.retrieval("test"), valid.base)
+    if len(prepared) != 1:
+        return _of_pairs(split)._replace(prepared=bool(prepared))
+    valid = RetrievalTask.of_prepared(prepared[0].retrieval("valid"))
+    test = RetrievalTask.of_prepared(prepared[0].retrieval("test"), valid.base)
     return Corpus(split, valid, test, PAPER_CUTOFF, prepared=True)
+
+
+def _prepared(settings: TrainSettings) -> list[PreparedLanguage]:
+    """Return the prepared languages that the settings' data are; none where they are others."""
+    if settings.data is None or settings.data.startswith(HUB):
+        return []
+    folder = Path(settings.data)
+    if settings.language is not None and is_prepared(folder / settings.language):
+        folder = folder / settings.language
+    found = [PreparedLanguage(each, _form(settings)) for each in language_folders(folder)]
+    for each in found:
+        each.check_whole()
+    return found
+
+
+def _check_parts(split: Split, pairs: Pairs, manifest: str) -> None:
+    """Refuse a split under which a query that is ranked may have been trained on."""
+    for name in ("valid", "test"):
+        ranked = {pair_hash(pair) for pair, part in pairs.partitions.items() if part == name}
+        if differ := len(ranked ^ set(map(pair_hash, split.parts()[name]))):
+            raise ValueError(
+                f"manifest must leave the {name} pairs of prepared data as they are, all of which "
+                f"are ranked, got {manifest}, where {differ:,} of them differ"
+            )
 
 
 def _form(settings: TrainSettings) -> Form:
