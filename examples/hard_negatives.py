@@ -29,6 +29,7 @@ negatives = [codes[column] for column in scores.argmax(axis=1)]
 model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=64)], device="cpu")
 data = Dataset.from_dict({"query": queries, "code": codes, "negative": negatives})
 loss = SoftInfoNCELoss(model, exclude_hard_negatives=True)
+loss.pop_statistics()  # low_weights are counted from the first call on
 arguments = Arguments(
     "out",
     per_device_train_batch_size=64,

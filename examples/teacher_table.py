@@ -47,5 +47,6 @@ tables = teacher.cache(data["query"], data["code"], folder="out/tables")
 # The column label, the one that reaches a loss as numbers: which row of the tables a text has.
 numbered = add_row_numbers(data)
 loss = SoftInfoNCELoss(new_model(64), teacher, temperature=0.1)
+loss.pop_statistics()  # low_weights are counted from the first call on
 print(f"tables of {len(tables[0])} rows; training loss {train(loss, numbered):.3f}")
 print(f"per step: {loss.pop_statistics()}")

@@ -13,6 +13,7 @@ from softnce_ext.estimators.similarity import (
     compared_columns,
     low_weights,
     negative_logits,
+    take_rows,
     widen,
 )
 
@@ -76,14 +77,24 @@ def test_low_weights_are_those_of_equation_4(kind: str, grouped: bool) -> None:
     assert low_weights(given, groups, RULE).item() == pytest.approx(low.item())
 
 
-def test_low_weights_of_many_rows_are_those_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    dense = 3 * torch.randn(40, 40)
+@pytest.mark.parametrize("kind", ["dense", "pair", "factors"])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_low_weights_of_many_rows_are_those_of_rows_spread_evenly(
+    kind: str, grouped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "SAMPLE_ROWS", 10)
-    weights = reference.soft_weights(dense, **RULE)[:10]
-    assert low_weights(dense, None, RULE).item() == pytest.approx(
-        (weights < 0.5).sum(1).float().mean().item()
-    )
-    assert sum(len(block) for block, _ in negative_logits(dense, None, 1.0, 10)) == 10
+    given, dense, known = made(kind, 40, 50)
+    groups = groups_of(40, 50) if grouped else None
+    cut = None if groups is None else (groups[0], groups[1][: dense.shape[1]])
+    weights = reference.soft_weights(dense, **RULE, groups=cut, known=known)
+    low = ((weights < 0.5) & (weights > 0)).sum(1).float()
+    wanted, every = low[::4].mean().item(), low.mean().item()
+    assert low_weights(given, groups, RULE).item() == pytest.approx(wanted) != every
+    later = (groups[0][20:], groups[1]) if grouped else None  # another rank's rows
+    rows = take_rows(given, slice(20, 40))
+    wanted = low[20::2].mean().item()
+    assert low_weights(rows, later, RULE, 20).item() == pytest.approx(wanted)
+    assert [len(block) for block, _ in negative_logits(given, groups, 1.0, 3)] == [7, 7]
 
 
 @pytest.mark.parametrize("kind", ["dense", "pair"])

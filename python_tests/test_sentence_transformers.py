@@ -11,9 +11,14 @@ from models import static_model, tiny_rows, transformer_model
 from torch import nn
 
 from softnce_ext import reference
+from softnce_ext.estimators import similarity as similarity_module
 from softnce_ext.estimators.similarity import low_weights, widen
 from softnce_ext.presets import PRESETS
-from softnce_ext.sentence_transformers import SoftInfoNCELoss, expected_alpha
+from softnce_ext.sentence_transformers import (
+    CachedSoftInfoNCELoss,
+    SoftInfoNCELoss,
+    expected_alpha,
+)
 
 ROWS = tiny_rows()
 QUERIES = [row["query"] for row in ROWS]
@@ -106,6 +111,7 @@ def test_low_weights_are_those_of_equation_4(model: Any, columns: int, repeated:
         return compute(*args, **given)
 
     loss.compute_loss_from_embeddings = spy
+    loss.pop_statistics()
     loss(batch)
     rule = {**PRESETS["bm25"]._asdict(), "temperature": 0.5}
     groups = seen["groups"]
@@ -124,7 +130,10 @@ def test_low_weights_are_those_of_equation_4(model: Any, columns: int, repeated:
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 3.0])
-def test_low_weights_are_counted_to_the_bound(temperature: float) -> None:
+def test_low_weights_are_counted_to_the_bound(
+    temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(similarity_module, "SAMPLE_ROWS", 300)
     generator = torch.Generator().manual_seed(0)
     similarity = 3 * torch.randn(300, 300, generator=generator)
     groups = (torch.arange(300) // 2, torch.arange(300) // 2)
@@ -142,6 +151,24 @@ def test_statistics_are_means_over_the_steps_since_the_last_call(model: Any) -> 
     assert loss.pop_statistics() == {"duplicates": 1.0}
     loss(features(model, QUERIES[:6], CODES[:6]))
     assert loss.pop_statistics() == {"duplicates": 0.0}
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_statistics_are_those_of_training_steps_and_readers(model: Any, cached: bool) -> None:
+    twice = [QUERIES[0], QUERIES[0], *QUERIES[1:11]]
+    loss = (CachedSoftInfoNCELoss if cached else SoftInfoNCELoss)(model, temperature=0.5)
+    loss(features(model, twice, CODES[:12]))
+    assert loss.pop_statistics() == {"duplicates": 2.0}  # nobody had asked for low_weights
+    loss(features(model, QUERIES[:12], CODES[:12]))
+    with torch.no_grad():  # evaluation
+        loss(features(model, twice, CODES[:12]))
+    found = loss.pop_statistics()
+    assert found["duplicates"] == 0.0 and found["low_weights"] > 0
+    loss(features(model, QUERIES[:12], CODES[:12]))
+    assert loss.pop_statistics() == found
+    with torch.no_grad():
+        loss(features(model, twice, CODES[:12]))
+    assert loss.pop_statistics() == {}
 
 
 def test_own_estimator_sees_the_features_and_is_not_trained(model: Any) -> None:
@@ -226,12 +253,14 @@ def test_expected_scaling_keeps_the_relative_weights_of_the_papers_batch(columns
 
     model = static_model(QUERIES + CODES)
     loss = SoftInfoNCELoss(model, alpha_scaling="expected", false_negative_rate=0.2)
+    loss.pop_statistics()
     batch = features(model, QUERIES[:20], CODES[:20], CODES[30:50])[:columns]
     found = loss(batch)
     codes = 20 * (columns - 1)
     alpha = expected_alpha(1.5, 0.5, codes - 1, 0.2)
     assert alpha > 1.5
     plain = SoftInfoNCELoss(model, alpha=alpha)
+    plain.pop_statistics()
     assert found.item() == pytest.approx(plain(batch).item(), rel=1e-6)
     assert loss.pop_statistics()["low_weights"] == plain.pop_statistics()["low_weights"] > 0
     assert loss.weights["alpha"] == 1.5
@@ -260,6 +289,7 @@ def test_an_estimator_may_return_factors_or_a_pair(model: Any) -> None:
     left, values, right = torch.linalg.svd(similarity)
     pair = SoftInfoNCELoss(model, lambda batch: (left * values, right.T), **rule)
     dense = SoftInfoNCELoss(model, lambda batch: similarity, **rule)
+    pair.pop_statistics(), dense.pop_statistics()
     assert pair(batch).item() == pytest.approx(dense(batch).item(), rel=1e-5)
     assert pair.pop_statistics() == pytest.approx(dense.pop_statistics())
 

@@ -14,9 +14,9 @@ Similarity = Tensor | tuple[Tensor, Tensor] | BM25Factors
 Groups = tuple[Tensor, Tensor]
 
 BLOCK_ROWS = 256
-# A statistic of more rows than these is that of the first ones: rows come in random order, and
-# all of them would cost as much as the similarities themselves.
-SAMPLE_ROWS = 1024
+# A statistic is that of at least so many rows, spread evenly over the batch: all of them would cost
+# as much as the similarities themselves.
+SAMPLE_ROWS = 64
 
 
 def check_similarity(similarity: Any, rows: int, columns: int) -> None:
@@ -117,7 +117,7 @@ def widen(
     if missing == 0 or isinstance(similarity, BM25Factors):
         return similarity
     parts = []
-    for logits, count in negative_logits(similarity, groups, temperature, None, positive_offset):
+    for logits, count in negative_logits(similarity, groups, temperature, 1, positive_offset):
         mean = temperature * (torch.logsumexp(logits, 1) - count.log())
         parts.append(torch.where(count > 0, mean, 0.0))
     mean = torch.cat(parts)[:, None]
@@ -137,8 +137,8 @@ def low_weights(
 ) -> Tensor:
     """Return how many negatives a row has with a weight below 0.5, on average.
 
-    Told from the softmax, without the [N, M] weights: Eq. 4 solved for it. Of a large batch it is
-    that of the first SAMPLE_ROWS rows.
+    Told from the softmax, without the [N, M] weights: Eq. 4 solved for it. Of 2 SAMPLE_ROWS rows or
+    more it is that of every second, third, ... row, so that at least SAMPLE_ROWS are looked at.
 
     Args:
         similarity: What an estimator returns.
@@ -150,10 +150,8 @@ def low_weights(
     if alpha <= 0 or rule["min_weight"] >= 0.5:
         return torch.tensor(0.0)
     found = []
-    temperature = rule["temperature"]
-    for logits, count in negative_logits(
-        similarity, groups, temperature, SAMPLE_ROWS, positive_offset
-    ):
+    temperature, step = rule["temperature"], max(1, _query_count(similarity) // SAMPLE_ROWS)
+    for logits, count in negative_logits(similarity, groups, temperature, step, positive_offset):
         denominator = beta - alpha / count
         share = (beta - 0.5 * denominator) / alpha
         bound = torch.logsumexp(logits, 1) + share.log()
@@ -166,18 +164,17 @@ def negative_logits(
     similarity: Similarity,
     groups: Groups | None,
     temperature: float,
-    rows: int | None = None,
+    step: int = 1,
     positive_offset: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield blocks of similarity / temperature, [R, K], -inf at what is no negative.
 
-    With each the number of the rows' negatives, [R]. `rows` bounds how many rows are looked at.
+    With each the number of the rows' negatives, [R]. Every `step`-th row is looked at.
     """
     blocks = _Factors(similarity) if isinstance(similarity, BM25Factors) else None
     total = _query_count(similarity)
-    total = total if rows is None else min(rows, total)
-    for begin in range(0, total, BLOCK_ROWS):
-        part = slice(begin, min(begin + BLOCK_ROWS, total))
+    for begin in range(0, total, BLOCK_ROWS * step):
+        part = slice(begin, min(begin + BLOCK_ROWS * step, total), step)
         if blocks is not None:
             block = blocks.block(part)
         elif isinstance(similarity, tuple):
@@ -207,7 +204,7 @@ def _outside(
     part: slice, columns: int, groups: Groups | None, positive_offset: int, device: torch.device
 ) -> Tensor:
     """Return bool [R, K], true where a column is no negative of a row."""
-    row = torch.arange(part.start, part.stop, device=device)
+    row = torch.arange(part.start, part.stop, part.step, device=device)
     outside = torch.arange(columns, device=device)[None, :] == row[:, None] + positive_offset
     if groups is not None:
         outside |= groups[0][part, None] == groups[1][None, :columns]
@@ -229,13 +226,15 @@ class _Factors:
 
     def block(self, part: slice) -> Tensor:
         """Sum, for each document, the block's counts of its terms: [R, K]."""
-        indptr = self.factors.query_indptr[part.start : part.stop + 1]
-        begin, end = int(indptr[0]), int(indptr[-1])
-        row = torch.repeat_interleave(indptr.diff())
+        indptr = self.factors.query_indptr
+        start, length = indptr[:-1][part], indptr.diff()[part]
+        row = torch.repeat_interleave(length)
+        first = length.cumsum(0) - length  # of each row among the block's terms
+        term = torch.arange(len(row), device=row.device) + (start - first)[row]
         # One row more than there are terms: a table may not be empty.
-        counts = self.weight.new_zeros(self.terms + 1, part.stop - part.start)
-        place = (self.factors.query_term[begin:end].long(), row)
-        counts.index_put_(place, self.factors.query_count[begin:end], accumulate=True)
+        counts = self.weight.new_zeros(self.terms + 1, len(length))
+        place = (self.factors.query_term[term].long(), row)
+        counts.index_put_(place, self.factors.query_count[term], accumulate=True)
         return torch.nn.functional.embedding_bag(
             self.term, counts, self.start, mode="sum", per_sample_weights=self.weight
         ).T.contiguous()

@@ -141,7 +141,9 @@ class EmbeddingsLoss(nn.Module):
                 negatives, rate = compared_columns(similarity) - 1, self.false_negative_rate
                 alpha = expected_alpha(rule["alpha"], rule["beta"], negatives, rate)
                 rule = {**rule, "alpha": alpha}
-            self._statistics.add("low_weights", low_weights(similarity, groups, rule, offset))
+            if self._statistics.is_read and torch.is_grad_enabled():  # not of evaluation
+                low = low_weights(similarity, groups, rule, offset)
+                self._statistics.add("low_weights", low)
         return soft_info_nce(
             query,
             code,

@@ -144,7 +144,6 @@ class SoftInfoNCELoss(EmbeddingsLoss):
                 column[LAYERS] = features[LAYERS]
         return embeddings
 
-    @torch.no_grad()
     def beside(self, columns: Sequence[dict[str, Any]], labels: Tensor | None) -> dict[str, Any]:
         """Return what `compute_loss_from_embeddings` takes beside a batch's embeddings."""
         tables = getattr(self.estimator, "tables", None)
@@ -154,21 +153,23 @@ class SoftInfoNCELoss(EmbeddingsLoss):
         peers = self._meet(row_count(columns[0]), len(columns), device_of(columns[0]))
         similarity = groups = None
         if self.estimator is not None and not self._takes_embeddings():
-            similarity = batch_similarity(self.estimator, columns, peers)
+            with torch.no_grad():
+                similarity = batch_similarity(self.estimator, columns, peers)
         if self.mask_duplicates:
             groups, masked = batch_groups(columns, peers)
-            self._statistics.add("duplicates", masked)
-            if masked and peers.rank == 0:
-                self._tell_once(masked, peers.total)
+            if torch.is_grad_enabled():  # evaluation's are not counted among training's
+                self._statistics.add("duplicates", masked)
+                if masked and peers.rank == 0:
+                    self._tell_once(masked, peers.total)
         return {"similarity": similarity, "groups": groups, "peers": peers}
 
     def pop_statistics(self) -> dict[str, float]:
-        """Return the means per step since the last call, and start anew.
+        """Return the means per training step since the last call, and start anew.
 
-        `low_weights` is how many negatives a row had with a weight below 0.5, `duplicates` how
-        many (query, code) pairs of a batch, that of all ranks, were masked out. Of a batch of more
-        than 1024 rows `low_weights` is told from the first 1024; of several ranks each tells its
-        own rows'.
+        `duplicates` is how many (query, code) pairs of a batch, that of all ranks, were masked out.
+        `low_weights` is how many negatives a row had with a weight below 0.5. It costs time, so it
+        is counted from the first call on, and in a batch of 128 rows or more over a sample: at
+        least 64 rows, spread evenly. Of several ranks each tells its own rows'.
         """
         return self._statistics.pop()
 
@@ -198,8 +199,9 @@ class SoftInfoNCELoss(EmbeddingsLoss):
 
     def _tell_once(self, masked: int, rows: int) -> None:
         """Say that duplicates are masked, where nobody reads the statistics of each step."""
-        if not self._statistics.is_read and self._statistics.steps("duplicates") > 1:
-            self._statistics.is_read = True
+        statistics = self._statistics
+        if not (statistics.is_read or statistics.is_told) and statistics.steps("duplicates") > 1:
+            statistics.is_told = True
             _logger.warning(
                 "%s: %d (query, code) pairs of this batch of %d rows are no negatives, since they "
                 "repeat another row's query or code (mask_duplicates=False keeps them); among the "

@@ -9,11 +9,12 @@ class Statistics:
     """Means of what each step adds; on CUDA nothing waits for the device before `pop`.
 
     Attributes:
-        is_read: Whether somebody asks for the means, or has been told how.
+        is_read: Whether somebody has asked for the means.
+        is_told: Whether it has been told how to ask for them.
     """
 
     def __init__(self) -> None:
-        self.is_read = False
+        self.is_read = self.is_told = False
         self._sums: dict[str, tuple[Tensor | float, int]] = {}
 
     def add(self, name: str, value: Tensor | float) -> None:

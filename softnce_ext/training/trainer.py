@@ -108,6 +108,7 @@ def train_encoder(
     bar = _Bar(title, run, hidden=not progress or not ranks.is_first())
     stop = _StopAfterStep()
     collator: Any = pairs.collator(model)
+    loss.pop_statistics()  # from now on all are counted
     with tempfile.TemporaryDirectory(prefix="softnce-") as scratch:
         trainer = _Trainer(
             batch_size,
