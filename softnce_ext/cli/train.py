@@ -184,7 +184,8 @@ def _notes(report: dict[str, Any], output: str) -> list[str]:
     for name, run in report["training"].items():
         mean = run["mean"]
         counts = [f"{run['steps']} steps in {run['seconds']:.1f} s"]
-        counts.append(f"epoch {run['kept_epoch']} of {len(run['validation_mrr'])} kept")
+        if epochs := len(run["validation_mrr"]):  # SimCSE has no validation, and keeps the last
+            counts.append(f"epoch {run['kept_epoch']} of {epochs} kept")
         if "low_weights" in mean:
             counts.append(f"{mean['low_weights']:.2f} negatives a row with a weight below 0.5")
         if "duplicates" in mean:

@@ -17,7 +17,7 @@ from ..estimators.encoder import SimCSEEstimator, TeacherEstimator
 from ..estimators.frozen import check_unit_vectors
 from ..estimators.space import Need, check_space
 from . import simcse
-from .before import needs_twin, table_need, told_cure
+from .before import model_need, needs_twin, table_need, teacher_folder, told_cure
 from .model import remember_codes, texts_of
 from .rules import WITH_TEMPERATURE
 from .settings import UNWEIGHTED, TrainSettings
@@ -64,7 +64,7 @@ def find_teacher(
 
     Raises:
         FileNotFoundError: There is no such model.
-        OSError: A disk is too small for `room` and the vectors of a teacher trained here.
+        OSError: A disk is too small for `room` and a teacher trained here with its vectors.
     """
     boost = settings.name_boost or 0
     if settings.loss in UNWEIGHTED or settings.estimator not in ("simcse", "trained"):
@@ -85,11 +85,18 @@ def find_teacher(
         return None if twin is None else Teacher(twin, boost), None
     with told_cure("--teacher"):
         start, _ = load_encoder(simcse.SIMCSE_MODEL)
-    check_space([*room, table_need(settings, start, len(pairs))])
+    kept = model_need(settings, start, len(pairs), teacher_folder(settings))
+    check_space([*room, kept, table_need(settings, start, len(pairs))])
     queries = [pair.query for pair in pairs]
-    how = simcse.SIMCSE_SETTINGS[settings.simcse_settings]
-    model, run = simcse.train_simcse(start, queries, how, progress=progress)
+    model, run = simcse.train_simcse(start, queries, simcse_settings(settings), progress=progress)
     return Teacher(model, boost), run
+
+
+def simcse_settings(settings: TrainSettings) -> simcse.SimCSESettings:
+    """Return how a SimCSE teacher is trained within a run that has these settings."""
+    return simcse.SIMCSE_SETTINGS[settings.simcse_settings]._replace(
+        max_steps=settings.max_steps, precision=settings.precision
+    )
 
 
 def make_estimator(

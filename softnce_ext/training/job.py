@@ -22,10 +22,17 @@ from ..evaluation.evaluate import result_row
 from ..functional import info_nce
 from . import ranks
 from .batches import TrainingPairs
-from .before import check_models, check_room, model_need, needs_twin, teacher_folder
+from .before import (
+    check_models,
+    check_room,
+    model_need,
+    needs_simcse,
+    needs_twin,
+    teacher_folder,
+)
 from .compare import Validation, add_seconds, differences, hybrid_weight_of, rank_all
 from .corpus import Corpus, read_corpus, split_corpus
-from .estimator import check_teacher, find_teacher, make_estimator
+from .estimator import check_teacher, find_teacher, make_estimator, simcse_settings
 from .losses import make_loss
 from .model import prepare_model, remember_codes, texts_of
 from .output import check_output, save_model
@@ -115,7 +122,7 @@ class TrainingJob:
 
     def _corpus(self) -> Corpus:
         check_output(Path(self.settings.output))
-        if needs_twin(self.settings):
+        if needs_twin(self.settings) or needs_simcse(self.settings):
             check_output(teacher_folder(self.settings))
         with self._phase("reading"):
             pairs, prepared = read_corpus(self.settings, progress=self.progress)
@@ -141,8 +148,11 @@ class TrainingJob:
             pairs = corpus.split.train
             room = [model_need(settings, model, len(pairs))]
             teacher, run = find_teacher(settings, pairs, twin, self.progress, room)
-            if run is not None:
-                self.runs["simcse"] = run
+            if run is not None and teacher is not None:
+                self.runs["simcse"] = made = run
+                encoder, how = teacher.model, simcse_settings(settings)._asdict()
+                told = {"name_boost": 0, "settings": {**settings.to_json(), "simcse": how}}
+                ranks.from_first(lambda: self._save_teacher(encoder, made, corpus, told))
             if teacher is not None:
                 self.recorded["teacher_hash"] = model_hash(teacher.model)
             estimator, self.tables = ranks.after_first(
@@ -195,19 +205,24 @@ class TrainingJob:
             run = self.runs["infonce"] = self._train(twin, loss, texts, corpus, "infonce")
             self.models["infonce"] = twin
             if needs_twin(self.settings):
-                ranks.from_first(lambda: self._save_teacher(twin, run, corpus))
+                told = {
+                    "name_boost": self.settings.name_boost,
+                    "form": self.settings.form,
+                    "settings": self.settings.with_loss("infonce").to_json(),
+                }
+                ranks.from_first(lambda: self._save_teacher(twin, run, corpus, told))
 
-    def _save_teacher(self, twin: SentenceTransformer, run: TrainingRun, corpus: Corpus) -> None:
+    def _save_teacher(
+        self, model: SentenceTransformer, run: TrainingRun, corpus: Corpus, told: dict[str, Any]
+    ) -> None:
         """Keep what was trained first, so that another run need not do it again."""
         folder = teacher_folder(self.settings)
         content = {
-            "name_boost": self.settings.name_boost,
-            "form": self.settings.form,
-            "settings": self.settings.with_loss("infonce").to_json(),
+            **told,
             "data_hash": self.recorded["data_hash"],
-            "versions": library_versions(twin),
+            "versions": library_versions(model),
         }
-        save_model(folder, twin, content, corpus.split, run.steps)
+        save_model(folder, model, content, corpus.split, run.steps)
         self.left = f"{folder} holds the teacher, for --teacher"
 
     def _train(
