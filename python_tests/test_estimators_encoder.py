@@ -4,6 +4,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from models import static_model, tiny_rows, transformer_model
@@ -390,6 +391,21 @@ def test_a_teacher_is_compared_as_it_says_itself(student: Any, said: str, tmp_pa
             SoftInfoNCELoss(student, estimator)
     else:
         SoftInfoNCELoss(student, estimator)
+
+
+def test_a_teachers_prompts_are_in_its_vectors_and_its_hash(student: Any, tmp_path: Path) -> None:
+    teacher = other_weights(student)
+    plain, old = TeacherEstimator(teacher).cache(QUERIES, CODES, folder=tmp_path)
+    teacher.prompts = {"query": "read file ", "document": ""}
+    estimator = TeacherEstimator(teacher)
+    query, code = estimator.cache(QUERIES, CODES, folder=tmp_path)
+    assert query.built and code.built and plain.folder != query.folder
+    assert np.array_equal(old.vectors, code.vectors)
+    wanted = embed(teacher, ["read file " + text for text in QUERIES])
+    torch.testing.assert_close(torch.from_numpy(query.vectors), wanted, rtol=0, atol=1e-5)
+    assert not np.allclose(plain.vectors, query.vectors, atol=1e-3)
+    unit = SimCSEEstimator(teacher).encode(QUERIES[:3])
+    torch.testing.assert_close(unit, nn.functional.normalize(wanted[:3]), rtol=0, atol=1e-5)
 
 
 def test_models_are_loaded_by_folder(student: Any, simcse: Any, tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def cache_folder() -> Path:
 
 
 def model_hash(model: Any) -> str:
-    """Return a hash of a SentenceTransformer: its weights, modules, length and tokenizer.
+    """Return a hash of a SentenceTransformer: weights, modules, length, tokenizer and prompts.
 
     Of a module that parses code, what reads it too: another grammar gives other vectors.
     """
@@ -113,6 +113,8 @@ def model_hash(model: Any) -> str:
         for each in model
     ]
     settings = [modules, model.max_seq_length, _tokenizer_state(model.tokenizer)]
+    prompts = {name: prompt for name, prompt in model.prompts.items() if prompt}
+    settings += [prompts, model.default_prompt_name, model.truncate_dim]
     settings += [each.reading for each in model if hasattr(each, "reading")]
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     return digest.hexdigest()

@@ -59,18 +59,16 @@ class FrozenEncoder:
         """Return the hash of what decides the vectors."""
         return model_hash(self.model)
 
-    @torch.no_grad()
     def of_texts(self, texts: Sequence[str], side: str) -> Tensor:
-        """Return the vectors of texts, [N, D] on the model's device, encoded by length."""
-        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-        parts = []
-        for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            chosen = [texts[row] for row in order[start : start + _TEXTS_AT_ONCE]]
-            features = self.model.preprocess(chosen, task=TASKS[side])
-            parts.append(self._forward(features))
-        place = torch.empty(len(texts), dtype=torch.int64)
-        place[torch.tensor(order)] = torch.arange(len(texts))
-        return torch.cat(parts)[place.to(parts[0].device)]
+        """Return the vectors of texts under their side's prompt, [N, D] on the model's device."""
+        encode = self.model.encode_query if side == "query" else self.model.encode_document
+        vectors: Tensor = encode(
+            list(texts),
+            batch_size=_TEXTS_AT_ONCE,
+            convert_to_tensor=True,
+            show_progress_bar=False,
+        )
+        return vectors.clone()  # outside of inference mode, for autograd beside it
 
     @torch.no_grad()
     def without_mask(self, texts: Sequence[str], length: int) -> Tensor:
