@@ -39,6 +39,9 @@ CASES = [
     *itertools.product(("bm25", "text-code", "table", "factors"), (1,), OPTIONS[1:], (1,)),
 ]
 
+# The side that is frozen, and find_unused_parameters.
+SIDES = tuple(itertools.product(("query", "code"), (False, True)))
+
 
 class Factors:
     """BM25 as factors, however small the batch."""
@@ -121,7 +124,12 @@ def everything(rank: int, world: int) -> dict[str, Any]:
     """All that is to be seen on the ranks, since to start them takes the most time."""
     model = DistributedDataParallel(MeanOfWords())
     cases = [step(model, case, spread(SIZES[world][case[3]], rank), world) for case in CASES]
-    return {"cases": cases, "gathered": gather_all(rank), "told": broken_ranks(rank)}
+    return {
+        "cases": cases,
+        "sides": [one_side(rank, world, *case) for case in SIDES],
+        "gathered": gather_all(rank),
+        "told": broken_ranks(rank),
+    }
 
 
 @pytest.fixture(scope="module", params=[2, 3])
@@ -139,6 +147,44 @@ def test_ranks_equal_one_process(ranks: Any, number: int) -> None:
     for _, theirs in (results["cases"][number] for results in found):  # DDP's average, on each rank
         error = (theirs - gradient).abs().max() / gradient.abs().max()
         assert error.item() <= 1e-6
+
+
+class TwoSides(nn.Module):
+    """An encoder of its own for each side, as a Router has them, one of them frozen."""
+
+    def __init__(self, frozen: str) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleDict({"query": MeanOfWords(), "code": MeanOfWords()})
+        self.encoders[frozen].requires_grad_(False)
+
+    def forward(self, features: dict[str, Any]) -> Any:
+        return self.encoders[features["side"]](features)
+
+
+def side_step(kind: Any, model: nn.Module, world: int, rows: slice, **options: Any) -> Tensor:
+    """The gradient of the encoder that is trained."""
+    columns: list[dict[str, Any]] = [*part(batch(sum(SIZES[world][1]), 2), rows)]
+    for column, side in zip(columns, ("query", "code"), strict=True):
+        column["side"] = side
+    model.zero_grad()
+    kind(model, None, **options)(columns).backward()
+    return next(p.grad.clone() for p in model.parameters() if p.grad is not None)
+
+
+def one_side(rank: int, world: int, frozen: str, find: bool) -> list[Tensor]:
+    model = DistributedDataParallel(TwoSides(frozen), find_unused_parameters=find)
+    options = {"mini_batch_size": 2, "gather_across_devices": True}
+    rows = spread(SIZES[world][1], rank)
+    return [side_step(CachedSoftInfoNCELoss, model, world, rows, **options) for _ in range(2)]
+
+
+@pytest.mark.parametrize("number", range(len(SIDES)), ids=[str(case) for case in SIDES])
+def test_ranks_with_a_frozen_side_equal_one_process(ranks: Any, number: int) -> None:
+    world, found = ranks
+    wanted = side_step(SoftInfoNCELoss, TwoSides(SIDES[number][0]), world, slice(None))
+    for results in found:
+        for gradient in results["sides"][number]:
+            torch.testing.assert_close(gradient, wanted, rtol=1e-6, atol=1e-9)
 
 
 def test_the_options_matter() -> None:

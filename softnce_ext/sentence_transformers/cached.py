@@ -134,14 +134,26 @@ class CachedSoftInfoNCELoss(SoftInfoNCELoss):
     ) -> None:
         """Give the model its gradients, mini-batch by mini-batch; `grad` is the loss's own."""
         wait = getattr(self.model, "no_sync", nullcontext)  # of data-parallel wrappers
-        last = len(parts) - 1
-        for i, (features, leaf, scene) in enumerate(zip(parts, leaves, scenes, strict=True)):
+        passes = list(zip(parts, leaves, scenes, strict=True))
+        trained, last = -1, len(passes) - 1
+        for i, each in enumerate(passes):
             # The ranks' gradients are averaged once, with the last mini-batch.
-            with torch.enable_grad(), nullcontext() if i == last else wait(), scene.again():
-                (embeddings,) = self.embed([features])
-                if embeddings.requires_grad and leaf.grad is not None:
-                    own = (leaf.grad * grad).to(embeddings.dtype)
-                    torch.autograd.backward(embeddings, own)
+            with nullcontext() if i == last else wait():
+                if self._replay(*each, grad):
+                    trained = i
+        # A frozen encoder's averages nothing: then a trained one goes once more, with gradient 0.
+        averages = getattr(self.model, "require_backward_grad_sync", False)  # not inside no_sync
+        if averages and 0 <= trained < last:
+            self._replay(*passes[trained], torch.zeros_like(grad))
+
+    def _replay(self, features: Features, leaf: Tensor, scene: Scene, grad: Tensor) -> bool:
+        """Hand the leaf's gradient on, `grad` times; return whether anything is trained by it."""
+        with torch.enable_grad(), scene.again():
+            (embeddings,) = self.embed([features])
+            if not embeddings.requires_grad or leaf.grad is None:
+                return False
+            torch.autograd.backward(embeddings, (leaf.grad * grad).to(embeddings.dtype))
+            return True
 
     def _size(self, columns: Sequence[Features]) -> int:
         if isinstance(self.mini_batch_size, int):
