@@ -66,6 +66,8 @@ def model() -> Any:
         (0, None, 'must have an int column "label" .*add_row_numbers.* got 2 columns of texts'),
         (1, None, "got 3 columns of texts and no label"),
         (0, torch.rand(6), "label must hold int row numbers.*got torch.float32"),
+        (0, torch.ones(6, dtype=torch.bool), "label must hold int row numbers.*got torch.bool"),
+        (-1, torch.arange(6), "must have columns of queries and of codes, got 1$"),
         (0, torch.zeros(6, 3, dtype=torch.int64), r"label must be int \[N\], .*got shape \[6, 3\]"),
         (1, torch.arange(6), r"must be int \[N, 2\], .*with 1 columns of negatives, got shape \[6"),
         (1, torch.zeros(6, 3, dtype=torch.int64), r"int \[N, 2\].*got shape \[6, 3\]"),

@@ -315,6 +315,44 @@ def test_bad_arguments_are_named(model: Any) -> None:
         narrow(features(model, QUERIES[:6], CODES[:6]))
 
 
+def test_what_is_no_estimator_is_told_what_was_meant(model: Any) -> None:
+    with pytest.raises(TypeError, match=r"estimator must be .* the number 20.0: .* scale=20.0$"):
+        SoftInfoNCELoss(model, 20.0)
+    with pytest.raises(TypeError, match="got a SentenceTransformer: .*TeacherEstimator makes"):
+        SoftInfoNCELoss(model, model, alpha=1.0, beta=1.0, temperature=1.0)
+    with pytest.raises(TypeError, match="estimator must be .* or a function, got dict"):
+        SoftInfoNCELoss(model, {}, alpha=1.0, beta=1.0, temperature=1.0)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("options", [{}, {"estimator": None, "mask_duplicates": False}])
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ((6,), "must have columns of queries and of codes, got 1$"),
+        ((6, 5), r"must have the same rows, 1 or more, got \[6, 5\]"),
+        ((6, 6, 7), r"must have the same rows, 1 or more, got \[6, 6, 7\]"),
+        ((0, 0), r"must have the same rows, 1 or more, got \[0, 0\]"),
+    ],
+)
+def test_columns_that_make_no_batch_are_refused(
+    model: Any, rows: tuple[int, ...], message: str, options: dict[str, Any], cached: bool
+) -> None:
+    loss = (CachedSoftInfoNCELoss if cached else SoftInfoNCELoss)(model, **options)
+    texts = [(QUERIES if place == 0 else CODES)[:count] for place, count in enumerate(rows)]
+    with pytest.raises(ValueError, match=message):
+        loss(features(model, *texts))
+
+
+def test_features_without_token_ids_need_duplicates_unmasked(model: Any) -> None:
+    columns = [{"pixel_values": torch.zeros(4, 3)} for _ in range(2)]
+    loss = SoftInfoNCELoss(model, None)
+    with pytest.raises(ValueError, match=r"mask_duplicates=True .* \(False does without\): .*'pix"):
+        loss.beside(columns, None)
+    loss.mask_duplicates = False
+    assert loss.beside(columns, None)["groups"] is None
+
+
 def test_drops_into_the_trainer_of_others(model: Any, tmp_path: Path) -> None:
     from datasets import Dataset
     from sentence_transformers import (

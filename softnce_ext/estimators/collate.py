@@ -84,7 +84,10 @@ def check_labels(columns: Sequence[Mapping[str, Any]], labels: Tensor | None, si
             "(softnce_ext.sentence_transformers.add_row_numbers adds it; a column of another name "
             f"is read as a text), got {len(columns)} columns of texts and no label"
         )
-    if labels.is_floating_point() or labels.is_complex():
+    import torch
+
+    # Of bool a table would take rows as by a mask.
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(
             f"label must hold int row numbers for the teacher's table, got {labels.dtype}"
         )

@@ -17,6 +17,19 @@ from ..estimators.similarity import Groups, Similarity
 from .options import Estimator
 
 
+def check_columns(columns: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a batch that is not made of rows with a query and a code each.
+
+    Raises:
+        ValueError: There are fewer than two columns, no rows, or columns of unequal length.
+    """
+    if len(columns) < 2:
+        raise ValueError(f"a batch must have columns of queries and of codes, got {len(columns)}")
+    rows = [row_count(column) for column in columns]
+    if rows[0] == 0 or len(set(rows)) > 1:
+        raise ValueError(f"the columns of a batch must have the same rows, 1 or more, got {rows}")
+
+
 def row_count(features: Mapping[str, Any]) -> int:
     """Return how many texts a column has; [N, L], unpadded, or a static encoder's."""
     if "cu_seq_lens_q" in features:
@@ -24,7 +37,8 @@ def row_count(features: Mapping[str, Any]) -> int:
     for name in ("offsets", "input_ids"):
         if name in features:
             return len(features[name])
-    return next(len(value) for value in features.values() if isinstance(value, Tensor))
+    # Of no texts the library makes no features.
+    return next((len(value) for value in features.values() if isinstance(value, Tensor)), 0)
 
 
 def device_of(features: Mapping[str, Any]) -> torch.device:
@@ -49,9 +63,18 @@ def batch_groups(columns: Sequence[dict[str, Any]], peers: Peers) -> tuple[Group
 
     Returns:
         The groups, and how many (query, code) pairs they mask, of all ranks' rows.
+
+    Raises:
+        ValueError: The features hold no token ids.
     """
     device = device_of(columns[0])
-    prints = [fingerprints(token_ids(column)) for column in columns]
+    try:
+        texts = [token_ids(column) for column in columns]
+    except ValueError as error:
+        raise ValueError(
+            f"mask_duplicates=True tells duplicates by token ids (False does without): {error}"
+        ) from None
+    prints = [fingerprints(each) for each in texts]
     if len(peers.sizes) > 1:
         prints = gathered_prints(prints, peers, device)
     query, code = duplicate_groups(prints)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from sentence_transformers import SentenceTransformer
+
 from .. import values
 from ..estimators.bm25 import InBatchBM25, model_special_ids
 from ..estimators.similarity import Similarity
@@ -51,11 +53,26 @@ def estimator_for(model: Any, estimator: str | Estimator | None) -> Estimator | 
 
     Raises:
         ValueError: It is a word, but no name of an estimator.
+        TypeError: It is nothing that could be one.
     """
     if estimator == "bm25":
         return InBatchBM25(model_special_ids(model))
     if isinstance(estimator, str):
         raise ValueError(f'estimator must be "bm25", None or a function, got {estimator!r}')
+    if isinstance(estimator, (int, float)):  # the second argument of the library's own losses
+        raise TypeError(
+            f'estimator must be "bm25", None or a function, got the number {estimator}: what '
+            f"multiplies the scores is given by name, scale={estimator}"
+        )
+    if isinstance(estimator, SentenceTransformer):  # callable, but with one column's features
+        raise TypeError(
+            'estimator must be "bm25", None or a function, got a SentenceTransformer: '
+            "softnce_ext.estimators.encoder.TeacherEstimator makes a teacher of it, "
+            "SimCSEEstimator an encoder of queries"
+        )
+    if estimator is not None and not callable(estimator):
+        kind = type(estimator).__name__
+        raise TypeError(f'estimator must be "bm25", None or a function, got {kind}')
     return estimator
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..estimators.collate import add_labels, check_labels, model_features
-from .batch import batch_groups, batch_similarity, device_of, row_count
+from .batch import batch_groups, batch_similarity, check_columns, device_of, row_count
 from .columns import LAYERS, embed_columns
 from .embeddings import EmbeddingsLoss
 from .options import (
@@ -72,9 +72,9 @@ class SoftInfoNCELoss(EmbeddingsLoss):
         impl: As in `softnce_ext.soft_info_nce`.
 
     Raises:
-        TypeError, ValueError: A number is none or out of its range, `estimator` is no name of one,
-            or it is a function and alpha, beta or temperature is missing. What an estimator refuses
-            of the model.
+        TypeError, ValueError: A number is none or out of its range, `estimator` is no name of one
+            and no function, or it is a function and alpha, beta or temperature is missing. What an
+            estimator refuses of the model.
 
     Source: "Rethinking Negative Pairs in Code Search" (EMNLP 2023).
     """
@@ -145,7 +145,13 @@ class SoftInfoNCELoss(EmbeddingsLoss):
         return embeddings
 
     def beside(self, columns: Sequence[dict[str, Any]], labels: Tensor | None) -> dict[str, Any]:
-        """Return what `compute_loss_from_embeddings` takes beside a batch's embeddings."""
+        """Return what `compute_loss_from_embeddings` takes beside a batch's embeddings.
+
+        Raises:
+            TypeError, ValueError: The columns make no batch, the labels are no row numbers where
+                tables are read by them, or the estimator or `mask_duplicates` lacks features.
+        """
+        check_columns(columns)
         tables = getattr(self.estimator, "tables", None)
         if tables:
             check_labels(columns, labels, len(tables))
