@@ -292,7 +292,13 @@ def estimators() -> str:
     foot = (
         f"6 layers of 384, batch {found['rows']}, {found['step_ms']:.0f} ms a step; {where(data)}"
     )
-    return "\n".join([*table(head, lines), "", f"{foot}; `{ran(data, 'bench_estimators')}`."])
+    once = [
+        f"One-time encoding, {words[name].partition(',')[0]}: {each['texts']:,} texts in "
+        f"{each['seconds']:.0f} s, {each['megabytes']:.1f} MB."
+        for name, each in found.get("encoding", {}).items()
+    ]
+    ends = " ".join([*once, f"{foot}; `{ran(data, 'bench_estimators')}`."])
+    return "\n".join([*table(head, lines), "", ends])
 
 
 def versions() -> str:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from models import tiny_rows, write_rows
 
 MACHINE = Path(__file__).resolve().parent.parent / "benchmarks" / "machine.py"
 
@@ -86,3 +87,29 @@ def test_the_cached_benchmark_holds_all_to_one_truth(tmp_path, monkeypatch, caps
     assert re.search(
         rf"cached MNRL .* {library['over_native']:.2f} x ours", capsys.readouterr().out
     )
+
+
+def test_the_estimators_tables_are_encoded_from_texts_and_their_cost_is_shown(
+    tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(str(MACHINE.parent))
+    import bench_estimators
+    import tables
+
+    monkeypatch.setitem(bench_estimators.ENCODERS, "small", (1, 32, 2))
+    data = write_rows(tmp_path / "pairs.jsonl", tiny_rows())
+    pairs = bench_estimators.real_pairs(data, 20)
+    found, costs = bench_estimators.estimators(None, "small", pairs, str(tmp_path))
+    assert [len(found[name].tables) for name in ("simcse", "trained")] == [1, 2]
+    model = found["trained"].encoder.model
+    wanted = model.encode_document([pair.code for pair in pairs])
+    assert abs(found["trained"].tables["code"].vectors - wanted).max() < 1e-5
+    assert [costs[name]["texts"] for name in ("simcse", "trained")] == [20, 40]
+    assert all(each["seconds"] > 0 and each["megabytes"] > 0 for each in costs.values())
+
+    results = {"rows": 32, "step_ms": 9.0, "estimators": {"bm25": {"extra_ms": 1, "share": 0.1}}}
+    measured = {"machine": tables.load("estimators_cpu")["machine"], "results": results}
+    monkeypatch.setattr(tables, "load", lambda name: measured)
+    assert "ncoding" not in tables.estimators()  # a file from before that was measured
+    results["encoding"] = {"trained": {"texts": 4000, "seconds": 98.6, "megabytes": 6.144}}
+    assert "encoding, trained model: 4,000 texts in 99 s, 6.1 MB." in tables.estimators()
