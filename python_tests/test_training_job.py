@@ -223,8 +223,8 @@ def test_parents_of_a_failed_run_are_not_left(data: Path, tmp_path: Path) -> Non
 def test_interrupt_before_an_epoch_leaves_nothing(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*args: Any, **options: Any) -> None:
-        raise TrainingInterrupted(TrainingRun())
+    def interrupted(model: Any, *args: Any, **options: Any) -> None:
+        raise TrainingInterrupted(TrainingRun(), model)
 
     monkeypatch.setattr(job, "train_encoder", interrupted)
     with pytest.raises(JobInterrupted, match="interrupted: nothing was written"):

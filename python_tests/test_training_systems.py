@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from softnce_ext.cli.main import main
 from softnce_ext.encoders.backbones import build_backbone
 from softnce_ext.encoders.saved import load_encoder
 from softnce_ext.estimators.cache import model_hash
-from softnce_ext.training import compare, simcse
+from softnce_ext.training import compare, simcse, trainer
 from softnce_ext.training.job import TrainingJob
 from softnce_ext.training.settings import LOSSES, UNWEIGHTED, TrainSettings
 from softnce_ext.training.systems import SYSTEMS
@@ -262,6 +263,32 @@ def test_teacher_trained_first_is_kept_and_can_be_used_again(folder: Path, tmp_p
     assert not again["teacher"]["code"]["built"]  # the same weights, so the same table
     one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in "ab")
     assert one == other
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_ctrl_c_in_simcse_leaves_its_last_whole_epoch(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, epoch: int
+) -> None:
+    keep = trainer._KeepBest.on_epoch_end
+
+    def interrupted(self: Any, *args: Any, **options: Any) -> None:
+        if epoch:
+            keep(self, *args, **options)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(trainer._KeepBest, "on_epoch_end", interrupted)
+    output = tmp_path / "simcse"
+    command = f"train --loss simcse --data {folder / 'all.jsonl'} --language java --epochs 3"
+    command += f" --simcse-settings original --batch-size 8 --output {output}"
+    assert main(command.split()) == 130
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    if not epoch:
+        assert last.endswith("interrupted: nothing was written") and not output.exists()
+        return
+    assert last.endswith(f"interrupted: {output} holds the encoder after epoch 1 of 3")
+    encoder, _ = load_encoder(str(output))
+    assert len(encoder) == 2  # the layer on top is there in training alone
+    assert json.loads((output / "softnce.json").read_text())["settings"]["simcse"]["epochs"] == 3
 
 
 def test_simcse_trained_first_is_kept_and_can_be_used_again(

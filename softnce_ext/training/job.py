@@ -38,15 +38,11 @@ from .model import prepare_model, remember_codes, texts_of
 from .output import check_output, save_model
 from .record import data_hash, library_versions, split_summary
 from .settings import TrainSettings
-from .trainer import TrainingInterrupted, TrainingRun, train_encoder
+from .trainer import JobInterrupted, TrainingInterrupted, TrainingRun, train_encoder
 
 if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
-
-
-class JobInterrupted(KeyboardInterrupt):
-    """Ctrl-C; the message says what was left behind."""
 
 
 class TrainingJob:

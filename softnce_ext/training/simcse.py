@@ -18,7 +18,7 @@ from ..sentence_transformers import SoftInfoNCELoss
 from . import ranks
 from .batches import TextPairs
 from .settings import TrainSettings
-from .trainer import TrainingRun, train_encoder
+from .trainer import TrainingInterrupted, TrainingRun, train_encoder
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -112,8 +112,15 @@ def train_simcse(
         seed=settings.seed,
     ).resolved(static=False)
     pairs = TextPairs(queries, queries)
-    run = train_encoder(trained, loss, pairs, options, title="training simcse", progress=progress)
-    encoder.eval()
+    try:
+        run = train_encoder(
+            trained, loss, pairs, options, title="training simcse", progress=progress
+        )
+    except TrainingInterrupted as stop:
+        stop.model = encoder  # without the layer that is there in training alone
+        raise
+    finally:
+        encoder.eval()
     return encoder, run
 
 

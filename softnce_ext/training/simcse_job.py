@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..data.split import Split
 from ..encoders.saved import load_encoder
@@ -16,6 +16,10 @@ from .corpus import read_corpus, split_corpus
 from .output import check_output, save_metrics, save_model
 from .record import data_hash, library_versions, split_summary
 from .settings import TrainSettings
+from .trainer import JobInterrupted, TrainingInterrupted, TrainingRun
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 
 def run_simcse(settings: TrainSettings, *, progress: bool = True) -> dict[str, Any]:
@@ -31,7 +35,8 @@ def run_simcse(settings: TrainSettings, *, progress: bool = True) -> dict[str, A
     Raises:
         FileNotFoundError: There is no such data or model.
         ValueError, OSError: A setting or the data does not fit, or the folder cannot be written.
-        TrainingDivergedError, TrainingInterrupted: As in `train_encoder`; nothing is written.
+        TrainingDivergedError: As in `train_encoder`; nothing is written.
+        JobInterrupted: Ctrl-C; the weights of the last whole epoch are written.
     """
     with ranks.joined():
         return _run(settings, progress and ranks.is_first())
@@ -65,17 +70,28 @@ def _run(settings: TrainSettings, progress: bool) -> dict[str, Any]:
     planned = replace(settings, batch_size=how.batch_size, epochs=how.epochs)
     ranks.from_first(lambda: check_space([model_need(planned, model, len(queries))]))
     seconds = {"preparing": time.perf_counter() - begin}
-    encoder, run = simcse.train_simcse(
-        model, queries, how, mask_duplicates=bool(settings.mask_duplicates), progress=progress
-    )
-    if not ranks.part():
-        return {}
     told = {
         "data_hash": data_hash(split),
         "settings": {**settings.to_json(), "simcse": how._asdict()},
         "versions": library_versions(),
     }
-    save_model(folder, encoder, {"name_boost": 0, **told}, split, run.steps)
+
+    def keep(encoder: SentenceTransformer, run: TrainingRun) -> None:
+        save_model(folder, encoder, {"name_boost": 0, **told}, split, run.steps)
+
+    try:
+        encoder, run = simcse.train_simcse(
+            model, queries, how, mask_duplicates=bool(settings.mask_duplicates), progress=progress
+        )
+    except TrainingInterrupted as stop:
+        left = "nothing was written"
+        if stop.run.epoch and ranks.is_first():
+            keep(stop.model, stop.run)
+            left = f"{folder} holds the encoder after epoch {stop.run.epoch} of {how.epochs}"
+        raise JobInterrupted(f"interrupted: {left}") from None
+    if not ranks.part():
+        return {}
+    keep(encoder, run)
     report = {
         "queries": len(queries),
         "ranks": together,

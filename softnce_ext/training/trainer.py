@@ -33,11 +33,21 @@ class TrainingDivergedError(RuntimeError):
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Ctrl-C during training; `run` says what was done, and which epoch's weights are kept."""
+    """Ctrl-C during training.
 
-    def __init__(self, run: TrainingRun) -> None:
+    Attributes:
+        run: What was done, and which epoch's weights are kept.
+        model: Has these weights.
+    """
+
+    def __init__(self, run: TrainingRun, model: SentenceTransformer) -> None:
         super().__init__(f"training was interrupted, epoch kept: {run.epoch}")
         self.run = run
+        self.model = model
+
+
+class JobInterrupted(KeyboardInterrupt):
+    """Ctrl-C; the message says what was left behind."""
 
 
 @dataclass
@@ -126,7 +136,7 @@ def train_encoder(
                 trainer.train()
         except KeyboardInterrupt:
             keeper.restore()
-            raise TrainingInterrupted(run) from None
+            raise TrainingInterrupted(run, model) from None
         finally:
             bar.close()
         keeper.restore()
