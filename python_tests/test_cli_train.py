@@ -89,8 +89,13 @@ def test_unknown_flags_and_choices_are_wrong_usage(capsys: pytest.CaptureFixture
     assert "--learning-rate" in capsys.readouterr().err
 
 
-def test_ctrl_c_leaves_a_model_that_loads_and_says_so(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_leave_a_model_that_loads_and_say_so(
+    data: Path, tmp_path: Path, number: int, code: int
+) -> None:
     output, errors = tmp_path / "model", tmp_path / "errors"
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
     command = [sys.executable, "-m", "softnce_ext", "train", "--data", str(data)]
     command += ["--output", str(output), *TINY[:-1], "100000"]
     with errors.open("wb") as stream:
@@ -98,7 +103,7 @@ def test_ctrl_c_leaves_a_model_that_loads_and_says_so(data: Path, tmp_path: Path
             command,
             stdout=subprocess.PIPE,
             stderr=stream,
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "TMPDIR": str(scratch)},
         )
         deadline = time.monotonic() + 120
         try:
@@ -106,15 +111,16 @@ def test_ctrl_c_leaves_a_model_that_loads_and_says_so(data: Path, tmp_path: Path
             while not any(f" {step}/" in errors.read_text() for step in range(20, 2000)):
                 assert process.poll() is None and time.monotonic() < deadline, errors.read_text()
                 time.sleep(0.05)
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             out, _ = process.communicate(timeout=60)
         finally:
             process.kill()  # 100,000 epochs would outlive a failure
-    assert process.returncode == 130 and out == b""
+    assert process.returncode == code and out == b""
     last = errors.read_text().strip().splitlines()[-1]
     assert f"interrupted: {output} holds the model after epoch" in last
     from softnce_ext.encoders.saved import load_encoder
 
     model, settings = load_encoder(str(output))
     assert model.encode(["read a file"]).shape == (1, 32) and settings.name_boost == 5
-    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["model"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["model", "scratch"]
+    assert not [path for path in scratch.iterdir() if path.name.startswith("softnce-")]

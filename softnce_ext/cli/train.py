@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -57,12 +61,34 @@ def run(args: argparse.Namespace) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     names = {each.name for each in fields(TrainSettings)}
     given = {name: value for name, value in vars(args).items() if name in names}
+    terminated: list[int] = []
     try:
-        with joined():
+        with _as_ctrl_c(terminated), joined():
             return _run(settings_from(given, args.config), begin, as_json=args.json)
     except KeyboardInterrupt as stop:
         print(f"softnce train: {str(stop) or 'interrupted: nothing was written'}", file=sys.stderr)
-        return 130
+        return 128 + (signal.SIGTERM if terminated else signal.SIGINT)
+
+
+@contextmanager
+def _as_ctrl_c(terminated: list[int]) -> Iterator[None]:
+    """Let SIGTERM, by which schedulers and launchers end a run, do what Ctrl-C does."""
+
+    def stop(number: int, frame: Any) -> None:
+        terminated.append(number)
+        handler = signal.getsignal(signal.SIGINT)  # training's own waits for the end of a step
+        (handler if callable(handler) else signal.default_int_handler)(signal.SIGINT, frame)
+
+    # A handler of somebody else's stays; only the main thread may set one.
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _run(settings: TrainSettings, begin: float, *, as_json: bool) -> int:
