@@ -241,8 +241,12 @@ def test_a_full_disk_leaves_nothing_behind(tokenizer, monkeypatch, tmp_path):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez", full)
+    module = tiny(tokenizer)
     with pytest.raises(OSError, match="No space left"):
-        tiny(tokenizer).remember(["a = 1"], folder=tmp_path)
+        module.remember(["a = 1"], folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(GraphCodeBERT, "prepare", None)  # the work is not lost
+    module.remember(["a = 1"], folder=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -182,7 +182,7 @@ def test_disk_that_fills_while_a_table_is_cached_leaves_whole_tables_alone(
         assert main(words) == 1
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert re.fullmatch(
-        r"softnce train: the table of \d+ vectors cannot be kept in .*/teachers, nothing is "
+        r"softnce train: the table of \d+ vectors cannot be kept in .*/teachers, no part of it is "
         r"left there: No space left on device",
         told,
     )

@@ -138,19 +138,24 @@ class GraphCodeBERT(Backbone):
 
         Raises:
             ValueError: `workers` is below 1.
-            OSError: The folder cannot be written; nothing is left behind.
+            OSError: The folder cannot be written; nothing is left behind there, but the codes are
+                remembered all the same.
         """
         texts = self._memory.missing(codes, self._settings)
+        if not texts:
+            return
         path = None
-        if folder is not None and texts:
+        if folder is not None:
             grammar = language_named(self.language).package
             path = Path(folder, f"{key_of(texts, self._settings, self.tokenizer, grammar)}.npz")
         inputs = read_inputs(path, len(texts)) if path else None
         if inputs is None:
             inputs = self.prepare(texts, workers=workers, progress=progress)
-            if path:
-                write_inputs(path, inputs)
+        else:
+            path = None  # it is there
         self._memory.add(texts, inputs, self._settings)
+        if path:
+            write_inputs(path, inputs)
 
     def batch(self, prepared: CodeInputs, rows: Iterable[int]) -> dict[str, Tensor]:
         """Return rows of prepared codes as features."""

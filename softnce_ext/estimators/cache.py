@@ -48,7 +48,8 @@ def cached_table(
     Raises:
         StaleTableError: There is a table, but it is damaged.
         ValueError: There are no texts, `dtype` is no such type, or a vector is not finite.
-        OSError: The folder cannot be written, or the disk is full; nothing is left behind.
+        OSError: The folder cannot be written, or the disk is full; no part of the table is
+            left behind, but its empty lock file.
     """
     from filelock import FileLock
 
@@ -70,8 +71,8 @@ def cached_table(
     except OSError as error:
         raise OSError(
             error.errno,
-            f"the table of {len(texts)} vectors cannot be kept in {root}, nothing is left there: "
-            f"{error.strerror or error}",
+            f"the table of {len(texts)} vectors cannot be kept in {root}, no part of it is left "
+            f"there: {error.strerror or error}",
         ) from error
     return open_table(root / key, whole, built=built)
 

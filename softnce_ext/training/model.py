@@ -85,6 +85,7 @@ def remember_codes(model: Any, codes: Sequence[str], *, progress: bool = True) -
                 RuntimeWarning,
                 stacklevel=2,
             )
+            # What a full disk did not take is remembered already: this then does nothing.
             remember(codes, workers=workers, progress=progress)
 
 
