@@ -5,7 +5,9 @@
 FOLDER holds real functions as JSON lines, plain or gzip, anywhere below it: files with `code` (or
 `original_string`) and `language` fields, as CodeSearchNet's have. Of each language the functions
 are taken evenly over all. Ids, positions and the 320 x 320 mask must be equal, the averaged
-vectors equal up to rounding (1e-6); one difference ends the run with status 1.
+vectors equal up to rounding (1e-6); one difference ends the run with status 1. Both sides start
+from the same data flow, that of `extract`: whether tokens, nodes and sources are right is not seen
+here, but by the cases of `python_tests/test_data_dataflow.py`.
 
 Times are processor time per function, in one process. The encoder's word pieces are learnt from a
 tenth of these functions (a vocabulary of 8,000): the published tokenizer is not at hand everywhere.

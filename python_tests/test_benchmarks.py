@@ -113,3 +113,20 @@ def test_the_estimators_tables_are_encoded_from_texts_and_their_cost_is_shown(
     assert "ncoding" not in tables.estimators()  # a file from before that was measured
     results["encoding"] = {"trained": {"texts": 4000, "seconds": 98.6, "megabytes": 6.144}}
     assert "encoding, trained model: 4,000 texts in 99 s, 6.1 MB." in tables.estimators()
+
+
+def test_a_cell_whose_loss_or_weights_stand_still_is_not_sound(monkeypatch):
+    monkeypatch.syspath_prepend(str(MACHINE.parent))
+    import check_systems
+
+    found = {"finite": True, "losses": 6, "moved": 1.0, "loaded": True, "mrr": 0.1}
+    assert check_systems.is_sound(found)
+    for wrong in (
+        {"losses": 1},
+        {"moved": 0.0},
+        {"loaded": False},
+        {"mrr": 0.0},
+        {"finite": False},
+    ):
+        assert not check_systems.is_sound({**found, **wrong})
+    assert not check_systems.is_sound({"error": "ValueError: no"})

@@ -70,6 +70,10 @@ def run(folder: Path, output: Path, **options: Any) -> dict[str, Any]:
     return TrainingJob(TrainSettings(**given), progress=False).run()
 
 
+def language_of(preset: str) -> dict[str, str]:
+    return {"language": "go"} if preset == "graphcodebert" else {}
+
+
 def test_the_cells_are_every_loss_with_every_estimator() -> None:
     assert len({cell[:2] for cell in CELLS}) == len({cell[2:] for cell in CELLS}) == 18
 
@@ -97,6 +101,24 @@ def test_system_trains_end_to_end(
         for name, value in start[0].auto_model.state_dict().items()
         if name in trained
     )
+
+
+@pytest.mark.parametrize("preset", SYSTEMS)
+def test_preset_trains_by_cosine(folder: Path, tmp_path: Path, preset: str) -> None:
+    options = {"preset": preset, "language": "go", "scoring": "cosine", "estimator": "trained"}
+    report = run(folder, tmp_path / "m", **options, temperature=0.1)
+    assert report["settings"]["scoring"] == "cosine"
+    told = json.loads((tmp_path / "m/softnce.json").read_text())["loss"]
+    assert told["scale"] == 20.0
+    model, _ = load_encoder(str(tmp_path / "m"))
+    start = build_backbone(preset, folder / "roberta", cosine=True, **language_of(preset))
+    texts = [row["query"] for row in language_rows("go")[:5]]
+    vectors = model.encode_query(texts)
+    assert (vectors**2).sum(1) == pytest.approx(1) and model.similarity_fn_name == "cosine"
+    assert abs(vectors - start.encode_query(texts)).max() > 1e-3
+    lines = (tmp_path / "m/training.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss"] for line in lines]
+    assert 0 < min(losses) < max(losses) < 50  # scores are within [-20, 20]
 
 
 def test_prepared_language_is_ranked_against_its_whole_code_base(
