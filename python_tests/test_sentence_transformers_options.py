@@ -70,6 +70,27 @@ def test_symmetric_weighs_codes_against_queries(model: Any, kind: str) -> None:
     assert forward.item() != pytest.approx(back.item(), rel=1e-3)
 
 
+def test_symmetric_turns_groups_too(model: Any) -> None:
+    query, code = (unit(model, each) for each in batch(model, range(10)))
+    groups = (torch.arange(10), torch.tensor([0, 0, 2, 3, 4, 5, 6, 7, 8, 0]))  # 0 to 1, 9 one way
+    loss = SoftInfoNCELoss(model, None, symmetric=True)
+    found = loss.compute_loss_from_embeddings([query, code], groups=groups)
+    scores = 20 * query @ code.T
+    for i, j in ((0, 1), (0, 9)):
+        scores[i, j] = -torch.inf
+    row = torch.arange(10)
+    wanted = nn.functional.cross_entropy(scores, row) + nn.functional.cross_entropy(scores.T, row)
+    assert found.item() == pytest.approx(wanted.item() / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("wrapper", [nn.DataParallel, torch.compile])
+def test_a_wrapped_models_tokenizer_is_found(model: Any, wrapper: Any) -> None:
+    column = batch(model, range(10))
+    loss, plain = SoftInfoNCELoss(wrapper(model)), SoftInfoNCELoss(model)
+    assert loss.estimator.special_ids.tolist() == plain.estimator.special_ids.tolist()
+    assert loss(column).item() == pytest.approx(plain(column).item())
+
+
 def test_factors_are_cut_and_turned_as_their_matrix_is(model: Any) -> None:
     column = batch(model, range(10), range(30, 40))
     factors = InBatchBM25([0, 1], sides="text-code").factors(column)

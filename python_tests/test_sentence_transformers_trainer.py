@@ -98,11 +98,17 @@ def test_cached_steps_are_plain_steps(untrained: Any, tmp_path: Path, columns: A
 def test_gradient_accumulation_divides_the_gradients(
     untrained: Any, tmp_path: Path, kind: Any
 ) -> None:
-    model = copy.deepcopy(untrained)
-    losses = fit(kind(model, estimator=None), tmp_path, PAIRS, gradient_accumulation_steps=2)
-    assert len(losses) == 2
-    whole = fit(kind(copy.deepcopy(untrained), estimator=None), tmp_path, PAIRS)
-    assert losses[0] == pytest.approx((whole[0] + whole[1]) / 2, rel=0.05)  # no more negatives
+    loss, other = (kind(copy.deepcopy(untrained)) for _ in range(2))
+    seen: list[Any] = []
+    loss.register_forward_pre_hook(lambda _, given: seen.append(copy.deepcopy(given[0])))
+    options = {"lr_scheduler_type": "constant", "max_grad_norm": 0.0, "optim": "sgd"}
+    fit(loss, tmp_path, PAIRS, gradient_accumulation_steps=2, max_steps=1, **options)
+    assert [len(columns[0]["input_ids"]) for columns in seen] == [16, 16]
+    for columns in seen:  # two batches of their own: no more negatives
+        other([dict(column) for column in columns]).backward()
+    trained = zip(loss.model.parameters(), other.model.parameters(), strict=True)
+    for after, before in ((a, b) for a, b in trained if b.grad is not None):
+        torch.testing.assert_close(before - after, 1e-3 * before.grad / 2, rtol=1e-2, atol=1e-7)
 
 
 @pytest.mark.parametrize("kind", [SoftInfoNCELoss, CachedSoftInfoNCELoss])
@@ -210,6 +216,61 @@ def test_duplicates_are_told_once_and_logged_by_the_callback(
         assert printed.count("duplicates") == printed.count("low_weights") == 4
     assert not any("no negatives" in each.getMessage() for each in caplog.records)
     assert "'duplicates': '0'" not in printed and "'duplicates': 0" not in printed
+
+
+def test_one_callback_logs_the_statistics_of_several_losses(model: Any, tmp_path: Path) -> None:
+    from datasets import Dataset
+    from sentence_transformers import (
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
+    from sentence_transformers.sentence_transformer.losses import (
+        MatryoshkaLoss,
+        MultipleNegativesRankingLoss,
+    )
+
+    from softnce_ext.sentence_transformers.log import LogStatistics
+
+    losses = {
+        "twins": SoftInfoNCELoss(model),
+        "pairs": MatryoshkaLoss(model, SoftInfoNCELoss(model), [32, 8]),
+        "theirs": MultipleNegativesRankingLoss(model),
+    }
+
+    def trainer(callbacks: list[Any]) -> Any:
+        return SentenceTransformerTrainer(
+            model=model,
+            args=SentenceTransformerTrainingArguments(
+                output_dir=str(tmp_path),
+                per_device_train_batch_size=16,
+                num_train_epochs=1,
+                use_cpu=True,
+                save_strategy="no",
+                report_to="none",
+                logging_steps=6,
+                disable_tqdm=True,
+                dataloader_pin_memory=False,
+            ),
+            train_dataset={
+                name: Dataset.from_dict(TWINS if name == "twins" else PAIRS) for name in losses
+            },
+            loss=losses,
+            callbacks=callbacks,
+        )
+
+    once = trainer([LogStatistics(losses)])
+    once.train()
+    logged = once.state.log_history[0]
+    assert logged["loss"] > 0
+    assert logged["twins_duplicates"] > 0 and logged["pairs_duplicates"] == 0
+    assert logged["pairs_low_weights"] > logged["twins_low_weights"]
+    assert not {"duplicates", "theirs_duplicates"} & set(logged)
+    once.train()  # a second training is no second callback
+    twice = trainer([LogStatistics(losses["twins"]), LogStatistics(losses["pairs"])])
+    with pytest.raises(ValueError, match="must have one LogStatistics, .* a dict, got two"):
+        twice.train()
+    with pytest.raises(TypeError, match="loss must be or hold a SoftInfoNCELoss.* got Multiple"):
+        LogStatistics(losses["theirs"])
 
 
 def test_the_card_tells_the_loss_and_the_paper(model: Any, tmp_path: Path) -> None:

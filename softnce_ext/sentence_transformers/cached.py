@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..estimators.collate import model_features
 from .batch import device_of, row_count
+from .columns import bare
 from .mini_batches import Features, FittingSize, Scene, longest, mini_batches, take
 from .options import Estimator
 from .soft_info_nce import SoftInfoNCELoss
@@ -175,10 +176,3 @@ class CachedSoftInfoNCELoss(SoftInfoNCELoss):
 
 def _joined(parts: Sequence[Tensor], unit: bool) -> Tensor:
     return torch.cat([nn.functional.normalize(part, dim=-1) if unit else part for part in parts])
-
-
-def bare(model: Any) -> Any:
-    """Return the model inside what data-parallel training and torch.compile wrap it in."""
-    for name in ("module", "_orig_mod", "module"):
-        model = getattr(model, name, model)
-    return model

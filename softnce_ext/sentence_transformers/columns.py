@@ -29,3 +29,10 @@ def embed_columns(model: nn.Module, columns: Sequence[dict[str, Any]]) -> list[T
         else:
             return together(model, columns)
     return [model(features)["sentence_embedding"] for features in columns]
+
+
+def bare(model: Any) -> Any:
+    """Return the model inside what data-parallel training and torch.compile wrap it in."""
+    for name in ("module", "_orig_mod", "module"):
+        model = getattr(model, name, model)
+    return model

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..estimators.collate import add_labels, check_labels, model_features
 from .batch import batch_groups, batch_similarity, check_columns, device_of, row_count
-from .columns import LAYERS, embed_columns
+from .columns import LAYERS, bare, embed_columns
 from .embeddings import EmbeddingsLoss
 from .options import (
     CITATION,
@@ -100,12 +100,12 @@ class SoftInfoNCELoss(EmbeddingsLoss):
     ) -> None:
         super().__init__()
         check_numbers(scale, alpha_scaling, false_negative_rate, impl)
-        estimator = estimator_for(model, estimator)
+        estimator = estimator_for(bare(model), estimator)
         given = {"alpha": alpha, "beta": beta, "temperature": temperature}
         self.weights = weights_for(estimator, given, min_weight)
         attach = getattr(estimator, "attach", None)
         if attach is not None:
-            attach(model, temperature=temperature)
+            attach(bare(model), temperature=temperature)
         self.model = model
         self.estimator: Estimator | None
         # Not as an attribute of the module: the trainer would train an estimator that is one.
