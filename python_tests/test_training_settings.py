@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from softnce_ext.cli.train import with_losses
+from softnce_ext.cli.train import add_arguments, with_losses
 from softnce_ext.training.settings import STATIC, TrainSettings, settings_from
 
 
@@ -271,3 +272,24 @@ def test_settings_of_the_twin_are_those_of_infonce() -> None:
 )
 def test_help_says_which_losses_use_a_setting(name: str, told: str) -> None:
     assert with_losses(name) == told
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("batch_size", "64 unixcoder; 256 with loss simcse)"),
+        ("epochs", "the best is kept, of loss simcse the last "),
+        ("epochs", "30 unixcoder; 10 with loss simcse)"),
+        ("learning_rate", "2e-05 unixcoder; 0.0005 with loss simcse)"),
+        ("code_length", "256 unixcoder; 128 with loss simcse)"),
+        ("seed", "presets 1234; 42 with loss simcse)"),
+        ("max_steps", "decay ends there"),
+        ("compare", "(default: yes for a static encoder with loss soft-infonce)"),
+        ("teacher_mode", "of estimator trained; "),
+    ],
+)
+def test_help_says_what_is_taken_where_nothing_is_given(name: str, told: str) -> None:
+    parser = argparse.ArgumentParser(prog="softnce")
+    add_arguments(parser)
+    (text,) = (each.help for each in parser._actions if each.dest == name)
+    assert text is not None and told in text

@@ -165,8 +165,8 @@ def test_prepared_language_is_ranked_against_its_whole_code_base(
 
 
 @pytest.mark.parametrize("initialised", [False, True])
-@pytest.mark.parametrize("mode", ["frozen", "online"])
-def test_four_corners_of_the_trained_estimator(
+@pytest.mark.parametrize("mode", ["frozen", "online", "online-second-pass"])
+def test_corners_of_the_trained_estimator(
     folder: Path, tmp_path: Path, mode: str, initialised: bool
 ) -> None:
     common: dict[str, Any] = {"preset": "unixcoder", "language": "go"}
@@ -259,6 +259,16 @@ def test_model_of_another_language_reads_no_code(
     # Weights are of no language: a student may start from them.
     start = {"teacher_mode": "online", "init_student_from_teacher": True}
     assert run(folder, tmp_path / "m", **trained, **teacher, **start)["results"]
+
+
+def test_second_pass_weighs_by_vectors_of_its_own_dropout(folder: Path, tmp_path: Path) -> None:
+    options = {"preset": "codebert", "language": "go", "estimator": "trained", "max_steps": 1}
+    losses = [
+        run(folder, tmp_path / mode, **options, teacher_mode=mode)["training"]["soft-infonce"]
+        for mode in ("online", "online-second-pass")
+    ]
+    one, other = (each["mean"]["loss"] for each in losses)
+    assert one != other and one == pytest.approx(other, abs=0.5)
 
 
 def test_student_does_not_start_from_a_teacher_of_another_tokenizer(

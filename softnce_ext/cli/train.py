@@ -25,8 +25,11 @@ from ..training.settings import (
     TrainSettings,
     settings_from,
 )
+from ..training.simcse_settings import SIMCSE_SETTINGS
 from ..training.systems import SYSTEMS
 
+_OF_SIMCSE = {**SIMCSE_SETTINGS["published"]._asdict()}
+_OF_SIMCSE["code_length"] = _OF_SIMCSE["length"]
 _CHOSEN_ON_TEST = "the epoch was chosen on the test data: its figures are too good"
 
 
@@ -125,7 +128,8 @@ def _help(each: Any) -> str:
         static, other = STATIC_DEFAULTS[each.name], TRANSFORMER_DEFAULTS[each.name]
         told = {name: system.defaults()[each.name] for name, system in SYSTEMS.items()}
         presets = "".join(f"; {value} {name}" for name, value in told.items())
-        return f"{text} (default: {static}; {other} for a transformer{presets})"
+        alone = f"; {_OF_SIMCSE[each.name]} with loss simcse"
+        return f"{text} (default: {static}; {other} for a transformer{presets}{alone})"
     if each.default is None or "(default" in text:
         return str(text)
     return f"{text} (default: {each.default})"

@@ -42,7 +42,7 @@ def check_teacher(settings: TrainSettings, model: SentenceTransformer) -> None:
     Raises:
         ValueError: Its vectors have length 1, and no temperature is given.
     """
-    if needs_twin(settings) or settings.teacher_mode == "online":  # the student's, or like them
+    if needs_twin(settings) or settings.teacher_mode != "frozen":  # the student's, or like them
         _check_temperature(settings, model, settings.scoring == "cosine")
 
 
@@ -124,11 +124,12 @@ def make_estimator(
         length = settings.query_length if settings.simcse_mode == "reference" else None
         between = SimCSEEstimator(teacher.model, mode=settings.simcse_mode, length=length)
         return between, {"query": _cost(between.cache(queries, **options))}
-    online = settings.teacher_mode == "online"
+    online = settings.teacher_mode != "frozen"
     trained = TeacherEstimator(
         None if teacher is None else teacher.model,
-        mode=settings.teacher_mode,
+        mode="online" if online else "frozen",
         init_student_from_teacher=settings.init_student_from_teacher,
+        second_pass=settings.teacher_mode == "online-second-pass",
         normalize=settings.scoring == "cosine" if online else None,
     )
     if online:

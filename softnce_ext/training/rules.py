@@ -47,10 +47,10 @@ def conflict(given: TrainSettings) -> str:
             f"teacher is for losses with an estimator, got loss {given.loss}",
         ),
         (
-            given.teacher_mode == "online"
+            given.teacher_mode != "frozen"
             and given.teacher is not None
             and not given.init_student_from_teacher,
-            "teacher_mode online takes the student itself, and a teacher only with "
+            f"teacher_mode {given.teacher_mode} takes the student itself, and a teacher only with "
             f"init_student_from_teacher, got teacher {given.teacher}",
         ),
         (
@@ -64,7 +64,7 @@ def conflict(given: TrainSettings) -> str:
         (
             given.estimator != "trained"
             and (given.teacher_mode != "frozen" or given.init_student_from_teacher),
-            "teacher_mode online and init_student_from_teacher are for estimator trained, "
+            "teacher_mode and init_student_from_teacher are for estimator trained, "
             f"got estimator {given.estimator}",
         ),
         (
@@ -116,7 +116,8 @@ def unused(given: TrainSettings) -> dict[str, str]:
         only(weighs and given.estimator == name, estimator if weighs else loss, *names)
     if weighs:
         only(given.estimator in ("simcse", "trained"), estimator, *_OF_TEACHERS)
-        only(given.teacher_mode == "frozen", "teacher_mode online", "teacher_dtype")
+        mode = f"teacher_mode {given.teacher_mode}"
+        only(given.teacher_mode == "frozen", mode, "teacher_dtype")
         only(given.teacher is None, f"teacher {given.teacher}", "simcse_settings")
     elif given.loss == "simcse":
         del found["simcse_settings"]

@@ -189,14 +189,23 @@ class TrainSettings:
         "estimator",
         str,
         "frozen",
-        "online: the student itself is its teacher, as in the published code",
-        choices=("frozen", "online"),
+        "of estimator trained; online: the student itself is its teacher, by the vectors of the "
+        "step; online-second-pass: by those of a second pass with its own dropout, as in the "
+        "published code",
+        choices=("frozen", "online", "online-second-pass"),
     )
     init_student_from_teacher: bool = option(
-        "estimator", bool, False, "start from the teacher's weights, as the published code does"
+        "estimator",
+        bool,
+        False,
+        "of estimator trained: start from the teacher's weights, as the published code does",
     )
     teacher_dtype: str = option(
-        "estimator", str, "float32", "of the teacher's table", choices=("float32", "float16")
+        "estimator",
+        str,
+        "float32",
+        "of the teacher's table, which estimator simcse has, and trained with teacher_mode frozen",
+        choices=("float32", "float16"),
     )
     simcse_mode: str = option(
         "estimator",
@@ -238,9 +247,19 @@ class TrainSettings:
         "optimiser", int, None, "pairs per step, those of all ranks together", at_least=2
     )
     epochs: int | None = option(
-        "optimiser", int, None, "passes over the data; the best is kept", at_least=1
+        "optimiser",
+        int,
+        None,
+        "passes over the data; the best is kept, of loss simcse the last",
+        at_least=1,
     )
-    max_steps: int | None = option("optimiser", int, None, "stop after so many steps", at_least=1)
+    max_steps: int | None = option(
+        "optimiser",
+        int,
+        None,
+        "stop after so many steps; the learning rate's decay ends there",
+        at_least=1,
+    )
     learning_rate: float | None = option("optimiser", float, None, "highest learning rate", above=0)
     warmup_epochs: float | None = option(
         "optimiser",
@@ -260,7 +279,8 @@ class TrainSettings:
         "optimiser",
         int,
         None,
-        "of initialisation and order; the split stays the same (default: 0; presets 1234)",
+        "of initialisation and order; the split stays the same "
+        "(default: 0; presets 1234; 42 with loss simcse)",
         at_least=0,
     )
     select: str = option(
@@ -272,7 +292,11 @@ class TrainSettings:
         choices=("valid", "test"),
     )
     compare: bool | None = option(
-        "output", bool, None, "train an InfoNCE twin and rank an installed encoder too"
+        "output",
+        bool,
+        None,
+        "train an InfoNCE twin and rank an installed encoder too "
+        "(default: yes for a static encoder with loss soft-infonce)",
     )
     output: str = option("output", str, "softnce-model", "folder to write the model into")
 
