@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from models import static_model, tiny_rows
 
 from softnce_ext.estimators.encoder import SimCSEEstimator, TeacherEstimator
@@ -47,12 +47,27 @@ def test_negatives_have_the_rows_of_their_codes() -> None:
         ({**PAIRS, "teacher": [[0.5]] * 6}, "column 'teacher' must hold texts.*got List"),
         ({**PAIRS, "score": [0.5] * 6}, "pairs must not have a column 'score'"),
         ({"query": QUERIES[:6]}, "must have columns of queries and of codes, got .'query'."),
+        (
+            {**PAIRS, "code": [*CODES[:5], None]},
+            "'code' must hold a text in each row, got None",
+        ),
         ({**PAIRS, "worse": CODES[1:7]}, "row 5 of column 'worse' is none"),
     ],
 )
 def test_what_cannot_be_numbered_is_refused(columns: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         add_row_numbers(Dataset.from_dict({name: list(each) for name, each in columns.items()}))
+
+
+def test_what_has_no_rows_to_number_is_refused() -> None:
+    pairs = Dataset.from_dict(PAIRS)
+    for other in (DatasetDict({"train": pairs}), pairs.to_iterable_dataset()):
+        with pytest.raises(TypeError, match=f"must be a Dataset.*, got {type(other).__name__}"):
+            add_row_numbers(other)
+    with pytest.raises(ValueError, match="start must be >= 0, got -5"):
+        add_row_numbers(pairs, start=-5)
+    with pytest.raises(TypeError, match="start must be an int, got float"):
+        add_row_numbers(pairs, start=1.0)
 
 
 @pytest.fixture(scope="module")

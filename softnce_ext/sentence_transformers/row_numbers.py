@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 # Of these the trainer takes the first it finds as labels, and reads the others as texts.
 _LABELS = ("label", "labels", "score", "scores")
+_ROWS_AT_ONCE = 10_000
 
 
 def add_row_numbers(pairs: Dataset, *, start: int = 0) -> Dataset:
@@ -23,9 +24,21 @@ def add_row_numbers(pairs: Dataset, *, start: int = 0) -> Dataset:
             one table is made of both.
 
     Raises:
-        ValueError: A column holds no texts or is a label, there are fewer than two columns, or a
-            negative is no row's code.
+        TypeError: `pairs` is no Dataset, or `start` no int.
+        ValueError: `start` is negative, a column holds no texts, lacks one or is a label, there are
+            fewer than two columns, or a negative is no row's code.
     """
+    import datasets  # which the losses do without
+
+    if not isinstance(pairs, datasets.Dataset):
+        raise TypeError(
+            "pairs must be a Dataset, whose rows can be counted (of a DatasetDict number each with "
+            f"start= where the one before ends), got {type(pairs).__name__}"
+        )
+    if isinstance(start, bool) or not isinstance(start, int):
+        raise TypeError(f"start must be an int, got {type(start).__name__}")
+    if start < 0:
+        raise ValueError(f"start must be >= 0, got {start}")
     names = pairs.column_names
     taken = [name for name in names if name in _LABELS]
     if taken:
@@ -42,6 +55,13 @@ def add_row_numbers(pairs: Dataset, *, start: int = 0) -> Dataset:
             )
     if len(names) < 2:
         raise ValueError(f"pairs must have columns of queries and of codes, got {names}")
+    for texts in pairs.with_format("arrow").iter(_ROWS_AT_ONCE):
+        for name in names:
+            if texts[name].null_count:
+                raise ValueError(
+                    f"column {name!r} must hold a text in each row, got None: remove such rows "
+                    "before they are numbered"
+                )
     numbers = range(start, start + len(pairs))
     if len(names) == 2:
         return pairs.add_column("label", list(numbers))
