@@ -252,6 +252,19 @@ def test_online_is_the_students_similarity_without_gradient(
 
 
 @pytest.mark.parametrize("second_pass", [False, True])
+def test_online_follows_the_model_that_is_trained_now(student: Any, second_pass: bool) -> None:
+    def make(model: Any) -> SoftInfoNCELoss:
+        estimator = TeacherEstimator(mode="online", second_pass=second_pass)
+        return SoftInfoNCELoss(model, estimator, temperature=0.2)
+
+    features, other = batch(student, CHOSEN), other_weights(student)
+    loss, before = make(copy.deepcopy(student)), make(student)(features).item()
+    assert loss(features).item() == pytest.approx(before)
+    loss.model = nn.DataParallel(other)  # as a trainer with model_init does
+    assert loss(features).item() == pytest.approx(make(other)(features).item()) != before
+
+
+@pytest.mark.parametrize("second_pass", [False, True])
 def test_online_counts_the_students_forwards(student: Any, second_pass: bool) -> None:
     model = copy.deepcopy(student)
     calls = []

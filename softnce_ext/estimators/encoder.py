@@ -230,6 +230,14 @@ class TeacherEstimator(_EncoderEstimator):
             self._student = student
             self.encoder = None  # it has done its part
 
+    def follow(self, student: Any) -> None:
+        """Take the model that is trained now for the student; the loss calls it in every step.
+
+        A trainer that makes models of its own (`model_init`, a search of settings) replaces it.
+        """
+        if self.mode == "online":
+            self._student = student
+
     def from_embeddings(self, query: Tensor, code: Tensor) -> Pair:
         """Return the student's vectors as the estimator's, without gradient."""
         return self._compared(query.detach()), self._compared(code.detach())

@@ -19,7 +19,8 @@ def group_own(groups: Groups | None, queries: int, codes: Tensor) -> tuple[Group
     """Put each query's mined negatives into its own group.
 
     A negative that repeats some row's code stays in that row's group: it must not become a
-    negative there. Rows of one group lose each other's mined negatives.
+    negative there. So it is weighed for its query, in both places. Rows of one group lose each
+    other's mined negatives.
 
     Args:
         groups: Of all ranks' queries [N] and codes [M], or None.

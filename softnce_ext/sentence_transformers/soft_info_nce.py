@@ -62,7 +62,9 @@ class SoftInfoNCELoss(EmbeddingsLoss):
             belong to the same query. Told from the token ids.
         symmetric: Score codes against all queries as well; the loss is the mean of both ways.
         exclude_hard_negatives: Keep a query's own mined negatives at weight 1, out of its softmax
-            over similarities. They are still weighed for other queries.
+            over similarities. They are still weighed for other queries. With `mask_duplicates`
+            there are two exceptions: one that is another row's code in the batch too is weighed,
+            and rows that repeat a query or code lose each other's mined negatives.
         gather_across_devices: Take the codes of all ranks of torch.distributed as negatives, and
             the softmax over all their similarities. Ranks may have different numbers of rows: with
             the average of data-parallel training each row counts alike. A function as estimator
@@ -159,6 +161,9 @@ class SoftInfoNCELoss(EmbeddingsLoss):
         peers = self._meet(row_count(columns[0]), len(columns), device_of(columns[0]))
         similarity = groups = None
         if self.estimator is not None and not self._takes_embeddings():
+            follow = getattr(self.estimator, "follow", None)
+            if follow is not None:  # the trainer may have put another model in place of ours
+                follow(bare(self.model))
             with torch.no_grad():
                 similarity = batch_similarity(self.estimator, columns, peers)
         if self.mask_duplicates:
