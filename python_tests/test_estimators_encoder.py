@@ -357,6 +357,10 @@ def test_bad_arguments_get_one_sentence(student: Any, simcse: Any, tmp_path: Pat
         SimCSEEstimator(simcse, mode="reference")
     with pytest.raises(ValueError, match="needs a table or texts, got token ids alone"):
         SimCSEEstimator(simcse, mode="reference", length=9)(batch(student, CHOSEN))
+    with pytest.raises(ValueError, match="model must be an encoder, its folder or its name, got N"):
+        SimCSEEstimator(None)
+    with pytest.raises(ValueError, match="got a model that begins with StaticEmbedding"):
+        SimCSEEstimator(static_model(QUERIES), mode="reference", length=9)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         SimCSEEstimator("nowhere")
     with pytest.raises(ValueError, match="must be a model of its own, got the student"):

@@ -19,7 +19,7 @@ from ..encoders.saved import load_encoder
 from .alike import copy_weights
 from .cache import cached_table
 from .collate import ROW, TEXT, model_features
-from .frozen import FrozenEncoder, check_unit_vectors
+from .frozen import FrozenEncoder, check_attends_to_padding, check_unit_vectors
 from .own_texts import OwnTexts
 from .table import TeacherTable
 
@@ -94,7 +94,7 @@ class SimCSEEstimator(_EncoderEstimator):
             has 200 with CodeBERT, 128 with the others. None: the model's own bound.
 
     Raises:
-        ValueError: `mode` is no mode, or "reference" has no length.
+        ValueError: `mode` is no mode, or "reference" has no length or no transformer.
         FileNotFoundError: There is no such model.
 
     Source: "Rethinking Negative Pairs in Code Search" (EMNLP 2023), Section 3.2; the published
@@ -108,10 +108,13 @@ class SimCSEEstimator(_EncoderEstimator):
             raise ValueError(f"mode must be masked or reference, got {mode!r}")
         if mode == "reference" and length is None:
             raise ValueError('length must be given with mode="reference", which pads to it')
+        if model is None:
+            raise ValueError("model must be an encoder, its folder or its name, got None")
         super().__init__(model)
-        self.mode, self.length = mode, length
         assert self.encoder is not None
-        self._encoder = self.encoder
+        if mode == "reference":
+            check_attends_to_padding(self.encoder.model)
+        self.mode, self.length, self._encoder = mode, length, self.encoder
 
     def __call__(self, sentence_features: Sequence[Features]) -> Pair:
         """Return the queries' unit vectors twice: their products are [N, N] cosines."""

@@ -117,6 +117,19 @@ class FrozenEncoder:
         return vectors
 
 
+def check_attends_to_padding(model: Any) -> None:
+    """Refuse for SimCSE's reference mode what is no plain transformer, which alone can be padded.
+
+    Raises:
+        ValueError: The model is static, one of the paper's backbones, or of another kind.
+    """
+    if getattr(model[0], "auto_model", None) is None:
+        raise ValueError(
+            'mode="reference" lets a transformer of sentence-transformers attend to its padding, '
+            f"got a model that begins with {type(model[0]).__name__}"
+        )
+
+
 def check_raw_dot(model: Any) -> None:
     """Refuse to score vectors of length 1 by raw dot products, as the paper's code scores its own.
 
