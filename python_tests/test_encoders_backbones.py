@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,17 @@ def test_code_that_a_saved_model_names_is_not_imported(folder: Path, tmp_path: P
 def test_a_plain_hugging_face_folder_still_gets_mean_pooling(folder: Path) -> None:
     model = load_model(str(folder), device="cpu")
     assert [type(module).__name__ for module in model] == ["Transformer", "Pooling"]
+
+
+def test_a_bare_roberta_is_said_to_be_no_preset(folder: Path, tmp_path: Path) -> None:
+    with pytest.warns(RuntimeWarning, match="no modules.json: a text's vector is the mean over"):
+        bare = load_encoder(str(folder))[0]
+    bare.save(str(tmp_path / "saved"))
+    build_backbone("codebert", folder, device="cpu").save(str(tmp_path / "codebert"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in ("saved", "codebert"):
+            load_encoder(str(tmp_path / name))
 
 
 def test_weights_are_loaded_in_float32_whatever_they_are_stored_in(

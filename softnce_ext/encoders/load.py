@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,7 @@ def load_model(
         if model is None:
             model = SentenceTransformer(str(source), device=device)
             _bound_positions(model)
+            _tell_mean(str(source), model)
     except ModelNotLoadedError:
         raise
     except Exception as error:  # the libraries raise many kinds for "there is no such model"
@@ -72,6 +74,22 @@ def _bound_positions(model: Any) -> None:
     if getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert"):
         positions = config.max_position_embeddings - config.pad_token_id - 1
         model.max_seq_length = min(model.max_seq_length or positions, positions)
+
+
+def _tell_mean(source: str, model: Any) -> None:
+    """Say of a bare RoBERTa, as the paper's backbones are published, that it is not a preset's."""
+    from sentence_transformers.util import load_file_path
+
+    config: Any = getattr(getattr(model[0], "auto_model", None), "config", None)
+    if getattr(config, "model_type", "") != "roberta" or "/" not in source:
+        return
+    if load_file_path(source, "modules.json") is None:
+        warnings.warn(
+            f"{source} has no modules.json: a text's vector is the mean over its tokens, compared "
+            f"by cosine, as in no preset ({', '.join(BACKBONES)}; see `softnce train --preset`)",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def import_class(name: str) -> Any:

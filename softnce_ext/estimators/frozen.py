@@ -155,8 +155,9 @@ def check_unit_vectors(model: Any, *, by_cosine: bool = False) -> None:
     """
     if by_cosine or has_unit_vectors(model):
         raise ValueError(
-            "temperature must be given with a teacher whose vectors have length 1, got the "
-            "preset's 5.0, which is for raw dot products: every weight would be 1"
+            "temperature must be given with a teacher whose vectors have length 1 or are compared "
+            "by cosine, got the preset's 5.0, which is for raw dot products: every weight would be "
+            "1"
         )
 
 
