@@ -68,8 +68,9 @@ def test_training_lowers_the_loss_and_keeps_the_encoder(model: Any, name: str) -
     torch.testing.assert_close((left @ right.T).diagonal(), torch.ones(4))
 
 
-def test_the_same_seed_gives_the_same_encoder(model: Any) -> None:
-    short = SMALL._replace(epochs=1)
+@pytest.mark.parametrize("first_token", [False, True])
+def test_the_same_seed_gives_the_same_encoder(model: Any, first_token: bool) -> None:
+    short = SMALL._replace(epochs=1, first_token=first_token)
     weights = []
     for seed in (42, 42, 7):
         encoder, _ = train_simcse(

@@ -59,7 +59,7 @@ def train_simcse(
         raise ValueError(f"queries must hold at least 2 texts, got {len(queries)}")
     _check_dropout(model)
     set_max_length(model, settings.length)
-    encoder, trained = _modules(model, first_token=settings.first_token)
+    encoder, trained = _modules(model, settings)
     loss = SoftInfoNCELoss(
         trained,
         estimator=None,
@@ -89,21 +89,23 @@ def train_simcse(
 
 
 def _modules(
-    model: SentenceTransformer, *, first_token: bool
+    model: SentenceTransformer, settings: SimCSESettings
 ) -> tuple[SentenceTransformer, SentenceTransformer]:
     """Return the encoder and what is trained in its place; they share the transformer."""
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Dense, Pooling
 
-    if not first_token:
+    if not settings.first_token:
         return model, model
     transformer: Any = model[0]
     width = transformer.auto_model.config.hidden_size
     encoder = SentenceTransformer(
         modules=[transformer, Pooling(width, "cls")], device=str(model.device)
     )
-    dense = Dense(width, width, activation_function=torch.nn.Tanh())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)  # the trainer seeds only what comes after it
+        dense = Dense(width, width, activation_function=torch.nn.Tanh())
     trained = SentenceTransformer(modules=[*encoder, dense], device=str(model.device))
     return encoder, trained
 
