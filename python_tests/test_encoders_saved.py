@@ -103,6 +103,9 @@ def test_a_broken_model_of_ours_says_so_once(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as refused:
         load_encoder(str(tmp_path / "saved"))
     assert str(refused.value).count("cannot be loaded") == 1
+    (tmp_path / "saved" / "softnce_backbone.json").unlink()
+    with pytest.raises(FileNotFoundError, match="loaded: it must have softnce_backbone.json"):
+        load_encoder(str(tmp_path / "saved"))
 
 
 def test_the_hub_is_asked_for_a_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -255,6 +255,10 @@ class Backbone(InputModule):
         options = cls.load_config(
             model_name_or_path, subfolder=subfolder, cache_folder=cache, **hub
         )
+        if not options:
+            raise FileNotFoundError(
+                f"it must have {cls.config_file_name}, which says how long its texts are"
+            )
         hub |= {"subfolder": subfolder, "cache_dir": cache}
         return cls.from_source(
             model_name_or_path, model_kwargs=model_kwargs, hub_kwargs=hub, **options
