@@ -14,6 +14,7 @@ from softnce_ext.encoders.saved import (
     encode,
     load_encoder,
     local_folder,
+    settings_of,
 )
 
 
@@ -73,13 +74,27 @@ def test_a_model_in_the_cache_is_found_without_the_network(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     for repository in ("org--mine", "sentence-transformers--bare"):
         repo = tmp_path / f"models--{repository}"
-        save_tiny_encoder(repo / "snapshots" / "abc")
+        save_tiny_encoder(repo / "snapshots" / "abc", name_boost=3, hybrid_weight=0.25)
         (repo / "refs").mkdir()
         (repo / "refs" / "main").write_text("abc")
     assert local_folder("org/mine") == tmp_path / "models--org--mine" / "snapshots" / "abc"
     assert local_folder("org/other") is None
     for name in ("org/mine", "bare"):
-        assert load_encoder(name)[0].get_embedding_dimension() == 64
+        model, settings = load_encoder(name)
+        assert model.get_embedding_dimension() == 64
+        assert settings == settings_of(name) == EncoderSettings(3, 0.25)
+
+
+def test_how_texts_were_made_is_fetched_with_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "softnce.json").write_text('{"form": "tokens", "name_boost": 2}')
+    hub = {("org/far", "softnce.json"): str(tmp_path / "softnce.json")}
+    monkeypatch.setattr("sentence_transformers.util.load_file_path", lambda *key: hub.get(key))
+    monkeypatch.setattr("softnce_ext.encoders.load.load_model", lambda name: name)
+    monkeypatch.setattr(saved, "check_model_name", lambda name: None)
+    assert load_encoder("org/far") == ("org/far", EncoderSettings(name_boost=2, form="tokens"))
+    assert settings_of("org/bare") == settings_of("mistyped") == EncoderSettings()
 
 
 @pytest.mark.parametrize("name", ["mistyped", "/no/such/folder", "./here", "a/b/c"])

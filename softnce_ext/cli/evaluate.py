@@ -104,14 +104,14 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate and print the tables, or the same as JSON."""
     if args.data is None and (args.relevance is None or args.codebase is None):
         args.usage_error("needs --data, or --relevance with --codebase")
-    from ..encoders.saved import read_settings
+    from ..encoders.saved import settings_of
     from ..evaluation.files import read_task
     from ..evaluation.graded import check_depths
     from ..evaluation.judgements import judgements_of, read_judgements
     from .table import print_json
 
     start = time.perf_counter()
-    form = args.form or read_settings(Path(args.model)).form
+    form = args.form or settings_of(args.model).form
     read = read_task(args.data, args.codebase, partition=args.partition, form=form)
     if args.cutoff is None:
         args.cutoff = read.cutoff
@@ -129,8 +129,8 @@ def run(args: argparse.Namespace) -> int:
         )
     theirs = read
     if args.compare is not None and args.form is None:
-        form = read_settings(Path(args.compare)).form
-        if form != read_settings(Path(args.model)).form:
+        form = settings_of(args.compare).form
+        if form != settings_of(args.model).form:
             theirs = read_task(args.data, args.codebase, partition=args.partition, form=form)
     report = _evaluate(args, read, theirs, judgements)
     report["seconds"] = time.perf_counter() - start
@@ -252,8 +252,9 @@ def _count_trained_on(model: str, pairs: Sequence[Pair]) -> int:
     """Return how many pairs the manifest beside a model of ours names as its training pairs."""
     from ..data.manifest import read_manifest
     from ..data.pairs import pair_hash
+    from ..encoders.saved import local_folder
 
-    manifest = Path(model) / "manifest.json"
+    manifest = (local_folder(model) or Path(model)) / "manifest.json"
     if not manifest.is_file():
         return 0
     trained = set(read_manifest(manifest)["train"]["pairs"])

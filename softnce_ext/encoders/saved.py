@@ -53,16 +53,16 @@ def load_encoder(name: str) -> tuple[SentenceTransformer, EncoderSettings]:
     """
     from .load import load_model
 
-    settings = read_settings(Path(name))
     folder = local_folder(name)
     if folder is not None:
+        settings = read_settings(folder)
         try:
             return load_model(str(folder)), settings
         except FileNotFoundError:
             if folder == Path(name):  # else the cache holds a part of it
                 raise
     check_model_name(name)
-    return load_model(name), settings
+    return load_model(name), settings_of(name)
 
 
 def check_model_name(name: str) -> None:
@@ -136,6 +136,21 @@ def local_folder(name: str) -> Path | None:
                 if isinstance(path, str):
                     return Path(path).parent
     return None
+
+
+def settings_of(name: str) -> EncoderSettings:
+    """Return how an encoder's texts were made, by its folder or name; the hub is asked last.
+
+    Raises:
+        ValueError: softnce.json does not hold what it should.
+    """
+    folder = local_folder(name)
+    if folder is None and _HUB_NAME.fullmatch(name):
+        from sentence_transformers.util import load_file_path
+
+        path = load_file_path(name, SETTINGS_FILE)
+        folder = None if path is None else Path(path).parent
+    return EncoderSettings() if folder is None else read_settings(folder)
 
 
 def read_settings(folder: Path) -> EncoderSettings:
