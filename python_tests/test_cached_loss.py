@@ -252,6 +252,16 @@ def test_mini_batches_are_what_the_model_would_be_given(transformer: Any, kind: 
                 assert found[name].tolist() == value.tolist(), name
 
 
+def test_data_flow_is_left_whole_where_a_row_has_as_many_links_as_tokens() -> None:
+    mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]])
+    for links, width in ((4, 4), (5, 3)):
+        column = {"input_ids": mask, "attention_mask": mask}
+        column["links"] = torch.arange(3 * links * 2).view(3, links, 2)  # filled up in front
+        found = take(column, 0, 2)
+        assert torch.equal(found["links"], column["links"][:2])
+        assert found["input_ids"].shape == found["attention_mask"].shape == (2, width)
+
+
 def test_mini_batches_of_unpadded_texts() -> None:
     lengths = torch.tensor([3, 1, 4, 2])
     column = {

@@ -38,6 +38,9 @@ def take(features: Mapping[str, Any], begin: int, end: int, *, trim: bool = True
     width = used = -1
     if trim and isinstance(mask, Tensor) and mask.dim() == 2:
         width, used = mask.shape[1], int(mask[begin:end].any(0).nonzero().max()) + 1
+    deeper = (value for value in features.values() if isinstance(value, Tensor) and value.dim() > 2)
+    if any(value.shape[1] == width for value in deeper):  # tokens, or as many of something else
+        width = -1
     found: Features = {}
     for name, value in features.items():
         if isinstance(value, Tensor) and value.shape[:1] == (rows,):
