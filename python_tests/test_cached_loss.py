@@ -13,6 +13,7 @@ from memory import peak_bytes
 from models import LIBRARY, static_model, tiny_rows, transformer_model
 from torch import Tensor, nn
 
+from softnce_ext.estimators.frozen import FrozenEncoder
 from softnce_ext.sentence_transformers import CachedSoftInfoNCELoss, SoftInfoNCELoss
 from softnce_ext.sentence_transformers.mini_batches import FittingSize, longest, mini_batches, take
 
@@ -168,6 +169,33 @@ def test_autocast_is_the_same_the_second_time(transformer: Any) -> None:
     ours = torch.cat([gradient.flatten() for gradient in found[0][1:]])
     assert torch.nn.functional.cosine_similarity(ours, wanted, dim=0).item() > 0.999
     assert found[0][0].item() == pytest.approx(plain.item(), rel=1e-2)
+
+
+class PromptTaker(nn.Module):
+    """Takes what pooling is to leave out of the mask itself, as sentence-transformers 5.4 did."""
+
+    def forward(self, features: dict[str, Any]) -> dict[str, Any]:
+        features["attention_mask"][:, :3] = 0
+        return features
+
+
+def prompt_taking(model: Any) -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    copied = copy.deepcopy(model)
+    return SentenceTransformer(modules=[copied[0], PromptTaker(), copied[1]], device="cpu")
+
+
+def test_the_second_pass_sees_the_mask_of_the_first(transformer: Any) -> None:
+    model = prompt_taking(transformer)
+    wanted = step(SoftInfoNCELoss(model), features(model, 2))
+    assert_equal(step(CachedSoftInfoNCELoss(model, mini_batch_size=4), features(model, 2)), wanted)
+
+
+def test_a_teacher_leaves_the_students_mask_alone(transformer: Any) -> None:
+    batch = features(transformer, 1)
+    FrozenEncoder(prompt_taking(transformer)).of_features(batch[0])
+    assert batch[0]["attention_mask"][:, :3].all()
 
 
 def test_two_losses_before_one_backward(transformer: Any) -> None:

@@ -37,8 +37,14 @@ def add_rows(
 
 
 def model_features(features: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a column's features without those that are for estimators alone."""
-    return {name: value for name, value in features.items() if name not in (ROW, TEXT)}
+    """Return a column's features without those that are for estimators alone, its mask a copy.
+
+    Pooling of sentence-transformers 5.4 to 5.6 takes prompts out of the mask itself, which would
+    reach a second pass, or another model.
+    """
+    found = {name: value for name, value in features.items() if name not in (ROW, TEXT)}
+    mask = found.get("attention_mask")
+    return found if mask is None else {**found, "attention_mask": mask.clone()}
 
 
 def add_labels(

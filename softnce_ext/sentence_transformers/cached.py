@@ -168,7 +168,7 @@ class CachedSoftInfoNCELoss(SoftInfoNCELoss):
             weights = [weight for weight in model.parameters() if weight.requires_grad]
             with torch.enable_grad(), Scene(device).again():
                 features = take(column, 0, rows, trim=False)
-                embeddings = model(features)["sentence_embedding"]
+                embeddings = model(model_features(features))["sentence_embedding"]
                 torch.autograd.grad(embeddings.float().sum(), weights, allow_unused=True)
 
         return self._fitting.find(row_count(column), longest(column), trial)
