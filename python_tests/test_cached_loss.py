@@ -290,6 +290,14 @@ def test_data_flow_is_left_whole_where_a_row_has_as_many_links_as_tokens() -> No
         assert found["input_ids"].shape == found["attention_mask"].shape == (2, width)
 
 
+def test_a_mini_batch_may_have_no_token_at_all(transformer: Any) -> None:
+    batch = features(transformer, 2)
+    for name in ("input_ids", "attention_mask"):  # as of tokenizers without special tokens
+        batch[0][name][4:8] = 0
+    wanted = step(SoftInfoNCELoss(transformer, None), batch)
+    assert_equal(step(CachedSoftInfoNCELoss(transformer, None, mini_batch_size=4), batch), wanted)
+
+
 def test_mini_batches_of_unpadded_texts() -> None:
     lengths = torch.tensor([3, 1, 4, 2])
     column = {

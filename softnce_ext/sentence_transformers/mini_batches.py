@@ -37,7 +37,7 @@ def take(features: Mapping[str, Any], begin: int, end: int, *, trim: bool = True
     rows, mask = row_count(features), features.get("attention_mask")
     width = used = -1
     if trim and isinstance(mask, Tensor) and mask.dim() == 2:
-        width, used = mask.shape[1], int(mask[begin:end].any(0).nonzero().max()) + 1
+        width, used = mask.shape[1], _used(mask[begin:end])
     deeper = (value for value in features.values() if isinstance(value, Tensor) and value.dim() > 2)
     if any(value.shape[1] == width for value in deeper):  # tokens, or as many of something else
         width = -1
@@ -49,6 +49,12 @@ def take(features: Mapping[str, Any], begin: int, end: int, *, trim: bool = True
                 value = value[:, :used]
         found[name] = value
     return found
+
+
+def _used(mask: Tensor) -> int:
+    """How wide rows must be for all their tokens; where they have none, as wide as they are."""
+    tokens = mask.any(0).nonzero()
+    return int(tokens.max()) + 1 if len(tokens) else mask.shape[1]
 
 
 def _take_unpadded(features: Mapping[str, Any], begin: int, end: int) -> Features:
