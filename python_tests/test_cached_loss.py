@@ -15,7 +15,13 @@ from torch import Tensor, nn
 
 from softnce_ext.estimators.frozen import FrozenEncoder
 from softnce_ext.sentence_transformers import CachedSoftInfoNCELoss, SoftInfoNCELoss
-from softnce_ext.sentence_transformers.mini_batches import FittingSize, longest, mini_batches, take
+from softnce_ext.sentence_transformers.mini_batches import (
+    FittingSize,
+    Scene,
+    longest,
+    mini_batches,
+    take,
+)
 
 ROWS = tiny_rows()
 QUERIES = [row["query"] for row in ROWS]
@@ -337,6 +343,50 @@ def test_the_largest_size_that_fits_is_found_by_halving() -> None:
     with pytest.raises(torch.OutOfMemoryError):
         fitting.find(300, length, trial)
     assert FittingSize().find(5, 1, trial=lambda rows: None) == 4
+
+
+def test_the_size_grows_with_the_rows_until_memory_limits_it() -> None:
+    tried = []
+
+    def trial(rows: int) -> None:
+        tried.append(rows)
+        if rows * length > 7000:
+            raise torch.OutOfMemoryError("no memory")
+
+    fitting, length = FittingSize(), 10
+    assert fitting.find(8, length, trial) == 4
+    assert fitting.find(300, length, trial) == 256
+    assert fitting.find(300, length, trial) == 256 and tried == [8, 300]  # known
+    assert fitting.find(5000, length, trial) == 256 and tried[2:] == [5000, 4096, 2048, 1024, 512]
+    assert fitting.find(9000, length, trial) == 256 and len(tried) == 7  # memory's limit
+    length = 60
+    assert fitting.find(20, length, trial) == 256 and tried[7:] == [20]
+    assert fitting.find(9000, length, trial) == 32 and tried[8:] == [512, 256, 128, 64]
+
+
+def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let "auto" try sizes as it does on a GPU."""
+    place = "softnce_ext.sentence_transformers.cached."
+    monkeypatch.setattr(place + "device_of", lambda features: torch.device("cuda"))
+    monkeypatch.setattr(place + "Scene", lambda device: Scene(torch.device("cpu")))
+
+
+def test_the_size_is_not_searched_for_without_gradient(
+    transformer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_on_cuda(monkeypatch)
+    loss, sizes = CachedSoftInfoNCELoss(transformer, mini_batch_size="auto"), []
+
+    def find(rows: int, *_: Any) -> int:
+        sizes.append(rows)
+        return 4
+
+    monkeypatch.setattr(loss._fitting, "find", find)
+    with torch.no_grad():
+        loss(features(transformer, 2))
+    assert sizes == []
+    loss(features(transformer, 2))
+    assert sizes == [11]
 
 
 def test_the_size_is_an_argument_of_the_card_and_checked(transformer: Any, tmp_path: Path) -> None:

@@ -160,8 +160,8 @@ class CachedSoftInfoNCELoss(SoftInfoNCELoss):
         if isinstance(self.mini_batch_size, int):
             return self.mini_batch_size
         device, column = device_of(columns[0]), max(columns, key=longest)
-        if device.type != "cuda":
-            return _SIZE_ELSEWHERE
+        if device.type != "cuda" or not torch.is_grad_enabled():  # evaluation tells too little
+            return self._fitting.size or _SIZE_ELSEWHERE
 
         def trial(rows: int) -> None:
             model = bare(self.model)  # another rank does not take part

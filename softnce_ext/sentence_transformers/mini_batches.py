@@ -117,14 +117,17 @@ class FittingSize:
     """How many texts fit on the device at once, found by trying."""
 
     def __init__(self) -> None:
-        self._size = 0
+        self.size = 0
         self._length = 0
+        self._rows = 0
+        self._is_limit = False  # of memory, and not only of the rows there were
 
     def find(self, rows: int, length: int, trial: Callable[[int], None]) -> int:
-        """Return how many rows to take, a power of two; tried again when texts get longer.
+        """Return how many rows to take, a power of two.
 
         It is half of what was seen to fit: the optimizer's state is not there yet in the first
-        step, and the loss needs some memory too.
+        step, and the loss needs some memory too. Tried again when texts get longer, and when there
+        are more rows while all of them fitted.
 
         Args:
             rows: How many there are.
@@ -134,9 +137,9 @@ class FittingSize:
         Raises:
             torch.OutOfMemoryError: Not even one row fits.
         """
-        if length <= self._length:
-            return self._size
-        size = 2 * self._size or 1 << (rows - 1).bit_length()
+        if length <= self._length and (self._is_limit or rows <= self._rows):
+            return self.size
+        begin = size = 2 * self.size if self._is_limit else 1 << (rows - 1).bit_length()
         while True:
             try:
                 trial(min(size, rows))
@@ -146,5 +149,8 @@ class FittingSize:
                     raise
                 size //= 2
             torch.cuda.empty_cache()  # not in the handler: it holds what the trial had allocated
-        self._length, self._size = length, max(size // 2, 1)
-        return self._size
+        self._is_limit = self._is_limit or size < begin
+        self.size = max(size // 2, 1)
+        if rows >= self.size:  # fewer tell nothing of mini-batches of so long texts
+            self._length, self._rows = length, rows
+        return self.size
