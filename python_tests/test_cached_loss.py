@@ -11,6 +11,8 @@ import pytest
 import torch
 from memory import peak_bytes
 from models import LIBRARY, static_model, tiny_rows, transformer_model
+from ranks import MeanOfWords
+from ranks import batch as columns_of_words
 from torch import Tensor, nn
 
 from softnce_ext.estimators.frozen import FrozenEncoder
@@ -202,6 +204,21 @@ def test_a_teacher_leaves_the_students_mask_alone(transformer: Any) -> None:
     batch = features(transformer, 1)
     FrozenEncoder(prompt_taking(transformer)).of_features(batch[0])
     assert batch[0]["attention_mask"][:, :3].all()
+
+
+def test_gradients_that_half_precision_cannot_hold_reach_a_half_model() -> None:
+    """As those of many rows, p / N each, which a scaled loss lifts before the model sees them."""
+    found = []
+    for dtype in (torch.float64, torch.float16):
+        model = MeanOfWords(torch.float64)
+        with torch.no_grad():
+            model.words.mul_(2e3).copy_(model.words.half())
+        loss = CachedSoftInfoNCELoss(model.to(dtype), None, mini_batch_size=4, scale=0.002)
+        value = loss(columns_of_words(16, 2))
+        (2.0**16 * value).backward()
+        found.append(model.words.grad.double())
+    assert found[0].abs().max() < 2.0**16 * torch.finfo(torch.float16).smallest_normal / 100
+    assert torch.cosine_similarity(*(grad.flatten() for grad in found), dim=0).item() > 0.999
 
 
 def test_two_losses_before_one_backward(transformer: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from ranks import WIDTH, MeanOfWords, batch, on_ranks, part, spread
 from torch import Tensor, nn
 from torch.multiprocessing import ProcessRaisedException
@@ -241,6 +242,11 @@ def gather_all(rank: int) -> list[Tensor]:
             (gathered * torch.arange(len(gathered))[:, None] * (rank + 1)).sum().backward()
             found.append(rows.grad)
         found.append(peers.gather(rows).detach())
+    for dtype in (torch.bfloat16, torch.float16):  # a sum this type cannot add up bit by bit
+        rows = torch.ones(1, 2, dtype=dtype, requires_grad=True)
+        gathered = Peers((1,) * dist.get_world_size(), rank).gather(rows)
+        (gathered * (2 / torch.finfo(dtype).eps if rank == 0 else 1)).sum().backward()
+        found.append(rows.grad)
     return found
 
 
@@ -257,6 +263,9 @@ def test_rows_of_all_sizes_and_types_are_gathered_and_their_gradients_summed(ran
             assert gradient.dtype == gathered.dtype
             torch.testing.assert_close(gradient.double(), own.expand(-1, 2).double())
         assert values[6].tolist() == wanted
+        for gradient in values[7:]:
+            total = torch.tensor(2 / torch.finfo(gradient.dtype).eps + world - 1)
+            assert gradient.tolist() == [[total.to(gradient.dtype).item()] * 2]
 
 
 def broken_ranks(rank: int) -> str:
