@@ -388,6 +388,31 @@ def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(place + "Scene", lambda device: Scene(torch.device("cpu")))
 
 
+@pytest.mark.parametrize("is_reentrant", [False, True])
+def test_the_search_goes_through_checkpointing_and_leaves_no_gradient(
+    transformer: Any, monkeypatch: pytest.MonkeyPatch, is_reentrant: bool
+) -> None:
+    model = copy.deepcopy(transformer).train()
+    model.gradient_checkpointing_enable({"use_reentrant": is_reentrant})
+    loss, batch = CachedSoftInfoNCELoss(model, mini_batch_size=4), features(model, 2)
+    wanted = step(loss, batch)
+    loss.mini_batch_size = "auto"
+    model.zero_grad()
+    kept = next(model.parameters())
+    kept.grad = torch.ones_like(kept)
+    as_on_cuda(monkeypatch)
+    value = loss(batch)
+    assert loss._fitting.size == 8
+    assert [name for name, p in model.named_parameters() if p.grad is not None] == [
+        next(model.named_parameters())[0]
+    ]
+    assert torch.equal(kept.grad, torch.ones_like(kept))
+    kept.grad = None
+    value.backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert_equal([value.detach(), *gradients], wanted)
+
+
 def test_the_size_is_not_searched_for_without_gradient(
     transformer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..estimators.collate import model_features
 from .batch import device_of, row_count
 from .columns import bare
-from .mini_batches import Features, FittingSize, Scene, longest, mini_batches, take
+from .mini_batches import Features, FittingSize, Scene, gradients_apart, longest, mini_batches, take
 from .options import Estimator
 from .soft_info_nce import SoftInfoNCELoss
 
@@ -165,11 +165,11 @@ class CachedSoftInfoNCELoss(SoftInfoNCELoss):
 
         def trial(rows: int) -> None:
             model = bare(self.model)  # another rank does not take part
-            weights = [weight for weight in model.parameters() if weight.requires_grad]
-            with torch.enable_grad(), Scene(device).again():
-                features = take(column, 0, rows, trim=False)
-                embeddings = model(model_features(features))["sentence_embedding"]
-                torch.autograd.grad(embeddings.float().sum(), weights, allow_unused=True)
+            features = model_features(take(column, 0, rows, trim=False))
+            with gradients_apart(model), torch.enable_grad(), Scene(device).again():
+                embeddings = model(features)["sentence_embedding"]
+                if embeddings.requires_grad:
+                    embeddings.float().sum().backward()
 
         return self._fitting.find(row_count(column), longest(column), trial)
 

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import checks
 from .batch import row_count
@@ -111,6 +111,22 @@ class Scene:
     def _set(self, states: list[Tensor]) -> None:
         for generator, state in zip(self._generators(), states, strict=True):
             generator.set_rng_state(state)
+
+
+@contextmanager
+def gradients_apart(model: nn.Module) -> Iterator[None]:
+    """Drop the gradients found inside, and keep those there were.
+
+    In place of `torch.autograd.grad`, which re-entrant checkpointing refuses.
+    """
+    kept = [(weight, weight.grad) for weight in model.parameters()]
+    try:
+        for weight, _ in kept:
+            weight.grad = None
+        yield
+    finally:
+        for weight, grad in kept:
+            weight.grad = grad
 
 
 class FittingSize:
