@@ -130,6 +130,7 @@ def everything(rank: int, world: int) -> dict[str, Any]:
         "sides": [one_side(rank, world, *case) for case in SIDES],
         "gathered": gather_all(rank),
         "told": broken_ranks(rank),
+        "wrapped": wrapped(rank, world),
     }
 
 
@@ -284,6 +285,31 @@ def test_ranks_that_do_not_fit_are_told_on_every_rank(ranks: Any) -> None:
             f"every rank must have at least one row, got {[0, 1, 2][:world]}; "
             f"every rank must have as many columns, got {[2, 3, 4][:world]}"
         )
+
+
+def wrapped(rank: int, world: int) -> list[str]:
+    """What is said of wrappers that a cached loss cannot train through."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    static = DistributedDataParallel(MeanOfWords(), static_graph=True)
+    sharded = fully_shard(MeanOfWords(), mesh=init_device_mesh("cpu", (world,)))
+    told = []
+    for model, size, rows in ((static, 2, 4), (sharded, "auto", 4), (sharded, 2, 4 + rank)):
+        loss = CachedSoftInfoNCELoss(model, None, mini_batch_size=size, gather_across_devices=True)
+        with pytest.raises(ValueError) as error:
+            loss(batch(rows, 2))
+        told.append(str(error.value))
+    return told
+
+
+def test_wrappers_that_do_not_fit_are_told_on_every_rank(ranks: Any) -> None:
+    world, found = ranks
+    for results in found:
+        static, auto, uneven = results["wrapped"]
+        assert static.startswith("model must be in DistributedDataParallel without static_graph")
+        assert auto.endswith(f"got rows {[4] * world} and mini_batch_size 'auto'")
+        assert uneven.endswith(f"got rows {[4, 5, 6][:world]} and mini_batch_size 2")
 
 
 def die_or_train(rank: int, world: int) -> None:

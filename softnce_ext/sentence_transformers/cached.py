@@ -19,6 +19,7 @@ from .columns import bare
 from .mini_batches import Features, FittingSize, Scene, gradients_apart, longest, mini_batches, take
 from .options import Estimator
 from .soft_info_nce import SoftInfoNCELoss
+from .wrappers import check_wrapper
 
 _SIZE_ELSEWHERE = 32
 
@@ -72,6 +73,7 @@ class CachedSoftInfoNCELoss(SoftInfoNCELoss):
 
         Raises:
             RuntimeError: It is inside a MatryoshkaLoss that knows nothing of gradient caching.
+            ValueError: The model's wrapper cannot do with its passes.
         """
         if isinstance(getattr(self.model, "forward", None), ForwardDecorator):
             raise RuntimeError(
@@ -81,6 +83,8 @@ class CachedSoftInfoNCELoss(SoftInfoNCELoss):
         columns = list(sentence_features)
         beside = self.beside(columns, labels)
         texts = [model_features(column) for column in columns]
+        if torch.is_grad_enabled():
+            check_wrapper(self.model, self.mini_batch_size, beside["peers"])
         size = self._size(texts)
         parts = [mini_batches(column, size) for column in texts]
         scenes: list[Scene] = []
