@@ -301,6 +301,25 @@ def estimators() -> str:
     return "\n".join([*table(head, lines), "", ends])
 
 
+def systems() -> str:
+    data = load("systems")
+    found = data["results"]
+    cells = {tuple(name.split(", ")): each for name, each in found["cells"].items()}
+    presets, languages, losses, estimators = (
+        list(dict.fromkeys(name[i] for name in cells)) for i in range(4)
+    )
+    told = f"{found['sound']} of {len(cells)} combinations"
+    words = f"{len(presets)} backbones, {len(languages)} languages, {len(losses)} losses"
+    return "\n".join(
+        [
+            f"{told} of {words}, {len(estimators) - 1} estimators trained with finite, changing "
+            "losses, moved their weights, were saved, loaded and ranked.",
+            f"{found['rows']} real pairs a language; {where(data)}; "
+            "`python benchmarks/check_systems.py --data FOLDER`.",
+        ]
+    )
+
+
 def versions() -> str:
     data = load("versions")
     shown = ("sentence-transformers", "torch", "transformers")
@@ -382,6 +401,7 @@ def host() -> str:
 
 
 BLOCKS = {
+    "systems": systems,
     "versions": versions,
     "their_tests": their_tests,
     "host": host,
