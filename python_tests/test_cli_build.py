@@ -68,6 +68,15 @@ def test_the_doctors_cure_is_a_command_that_ends_the_cure(place, capsys, cuda, g
     assert doctor(capsys) == (0, None)
 
 
+def test_the_doctor_knows_that_building_is_forbidden(place, capsys, monkeypatch):
+    place(None, 0, None)
+    monkeypatch.setenv("SOFTNCE_DISABLE_JIT", "1")
+    assert main(["doctor"]) == 1
+    shown = capsys.readouterr().out
+    assert "cpu       runs torch: _C is not built and SOFTNCE_DISABLE_JIT=1 forbids it" in shown
+    assert "to mend   env -u SOFTNCE_DISABLE_JIT softnce build" in shown
+
+
 def test_a_gpu_without_nvcc_is_told_of_the_toolkit(place, capsys):
     built = place("13.0", 1, None)
     code, cure = doctor(capsys)

@@ -58,11 +58,19 @@ def shuffled(seed: int = 0) -> list[int]:
 
 
 @pytest.mark.parametrize("size", [4, 8, 40, 80])
-def test_a_table_of_its_own_texts_is_believed_and_let_go_of(
+def test_a_table_of_its_own_texts_is_believed_after_64_rows(
     student: Any, tmp_path: Path, size: int
 ) -> None:
     teacher = train(student, tmp_path, shuffled(), size=size)
-    assert [texts._texts for texts in teacher._texts.values()] == [None, None]
+    assert [len(texts._batch) for texts in teacher._texts.values()] == [64, 64]
+
+
+def test_the_texts_of_each_training_are_looked_at(student: Any, tmp_path: Path) -> None:
+    teacher = train(student, tmp_path, shuffled())
+    loss = SoftInfoNCELoss(student, teacher, **RULE)  # another training, its rows numbered anew
+    columns = [student.preprocess(texts[::-1][:32]) for texts in (QUERIES, CODES)]
+    with pytest.raises(StaleTableError, match="less like their own row of it than others"):
+        loss(columns, torch.arange(32))
 
 
 @pytest.mark.parametrize(
@@ -144,4 +152,4 @@ def test_a_model_that_does_not_tokenize_is_believed() -> None:
     texts = OwnTexts(CODES, "code")
     texts.check({ROW: torch.arange(16), "input_ids": torch.ones(16, 2)}, object())
     texts.check({ROW: torch.arange(16), "pixel_values": torch.ones(16, 2)}, static_model(CODES))
-    assert texts._texts is CODES
+    assert texts._batch == []

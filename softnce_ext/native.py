@@ -53,7 +53,7 @@ def library(name: str) -> Path:
         found = _verified(root / key, name)
         if found is not None:
             return found
-    if os.environ.get("SOFTNCE_DISABLE_JIT") == "1":
+    if _is_jit_disabled():
         raise NativeUnavailable(
             f"{name} is not built and SOFTNCE_DISABLE_JIT=1 forbids it: run `softnce build"
             f"{' --cuda' if name == '_C_cuda' else ''}` once where it is not set"
@@ -151,6 +151,10 @@ def gpus() -> list[str]:
     return [torch.cuda.get_device_name(device) for device in range(count)]
 
 
+def _is_jit_disabled() -> bool:
+    return os.environ.get("SOFTNCE_DISABLE_JIT") == "1"
+
+
 def report() -> dict[str, Any]:
     """Describe what is found, built, cached and missing, for `softnce doctor`."""
     import torch
@@ -190,6 +194,7 @@ def report() -> dict[str, Any]:
         "sources": str(source_dir()),
         "cache": [str(root) for root in cache_roots()],
         "libraries": libraries,
+        "is_jit_disabled": _is_jit_disabled(),
     }
 
 

@@ -29,6 +29,8 @@ def run(args: argparse.Namespace) -> int:
             chosen[device] = "native" if reason is None else f"torch: {reason}"
         elif missing:
             chosen[device] = f"torch: {missing[0]}"
+        elif report["is_jit_disabled"]:
+            chosen[device] = f"torch: {name} is not built and SOFTNCE_DISABLE_JIT=1 forbids it"
         else:
             chosen[device] = "native, built by the first call or by `softnce build`"
     report["chosen"] = chosen
@@ -52,7 +54,8 @@ def _cure(report: dict[str, Any]) -> str | None:
     if needs_nvcc:
         return f"install the CUDA {report['cuda']} toolkit and set CUDA_HOME to its folder"
     if any(entry["state"] == "not built" for entry in report["libraries"].values()):
-        return "softnce build"
+        unset = "env -u SOFTNCE_DISABLE_JIT " if report["is_jit_disabled"] else ""
+        return f"{unset}softnce build"
     return None
 
 

@@ -36,7 +36,7 @@ _CHOSEN_ON_TEST = "the epoch was chosen on the test data: its figures are too go
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments: one per setting."""
     parser.add_argument(
-        "--config", metavar="FILE", help="YAML file with the same names; flags go before it"
+        "--config", metavar="FILE", help="YAML file with the same names; flags win over it"
     )
     groups: dict[str, Any] = {}
     for each in fields(TrainSettings):
@@ -214,6 +214,9 @@ def _notes(report: dict[str, Any], output: str) -> list[str]:
     for name, run in report["training"].items():
         mean = run["mean"]
         counts = [f"{run['steps']} steps in {run['seconds']:.1f} s"]
+        pairs = report["settings"].get("batch_size")
+        if pairs and name != "simcse":  # which has a batch size of its own
+            counts[0] = f"{run['steps']} steps of {pairs:,} pairs in {run['seconds']:.1f} s"
         if epochs := len(run["validation_mrr"]):  # SimCSE has no validation, and keeps the last
             counts.append(f"epoch {run['kept_epoch']} of {epochs} kept")
         if "low_weights" in mean:

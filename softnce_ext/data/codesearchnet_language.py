@@ -230,7 +230,10 @@ def _rows(folder: Path, files: dict[str, int], name: str) -> Iterator[dict[str, 
 
 
 def _not_prepared(path: Path) -> FileNotFoundError:
-    return FileNotFoundError(f"{path}: was not prepared; `softnce prepare csn` says why")
+    return FileNotFoundError(
+        f"{path}: was not prepared; `softnce prepare csn` says why, and writes what there is with "
+        "--allow-missing"
+    )
 
 
 def _check(argument: str, value: str, allowed: tuple[str, ...]) -> None:

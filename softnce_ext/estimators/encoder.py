@@ -50,6 +50,8 @@ class _EncoderEstimator:
         """
         if self.encoder is not None:
             self.encoder.attach(student)
+        for texts in self._texts.values():
+            texts.begin()
 
     def _cache(
         self,

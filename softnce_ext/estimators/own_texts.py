@@ -26,16 +26,20 @@ _ASTRAY = 1 / 8  # of rows may be astray: where forms differ, a near copy may be
 
 
 class OwnTexts:
-    """The texts a table was made of, until the first rows of a training were held against them.
+    """The texts a table was made of, against which the first rows of a training are held.
 
     Args:
-        texts: In the order of the table's rows; kept until then.
+        texts: In the order of the table's rows.
         side: Which side of the pairs they are, "query" or "code".
     """
 
     def __init__(self, texts: Sequence[str], side: str) -> None:
-        self._texts: Sequence[str] | None = texts
+        self._texts = texts
         self._side = side
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin anew, with another training: its rows may be others."""
         self._batch: list[set[int]] = []  # ids of a text in a batch, and of the table's
         self._table: list[set[int]] = []
 
@@ -49,7 +53,7 @@ class OwnTexts:
         Raises:
             StaleTableError: The texts of the rows looked at so far are not the table's.
         """
-        if self._texts is None or not hasattr(student, "preprocess") or _IDS not in features:
+        if len(self._batch) == _ROWS or not hasattr(student, "preprocess") or _IDS not in features:
             return
         rows = features[ROW][: _ROWS - len(self._batch)].tolist()
         own = [self._texts[row] for row in rows]
@@ -65,8 +69,6 @@ class OwnTexts:
                 "it than others are: number the rows of the data set the table was made of, before "
                 "it is filtered or shuffled, or make a table of this one with cache"
             )
-        if len(self._batch) == _ROWS:
-            self._texts = None
 
 
 def count_astray(found: Sequence[set[int]], wanted: Sequence[set[int]]) -> int:

@@ -27,7 +27,8 @@ def conflict(given: TrainSettings) -> str:
     for wrong, rule in (
         (
             given.loss not in UNWEIGHTED and given.estimator == "none",
-            f"estimator must be bm25, simcse or trained with loss {given.loss}, got none",
+            f"estimator must be bm25, simcse or trained with loss {given.loss}, got none: "
+            "loss infonce needs no estimator",
         ),
         (
             given.init is not None and not given.is_from_scratch,
@@ -74,7 +75,8 @@ def conflict(given: TrainSettings) -> str:
         ),
         (
             given.loss == "simcse" and given.preset is not None,
-            f"preset is for code search, got preset {given.preset} with loss simcse",
+            f"preset is for code search, got preset {given.preset} with loss simcse: model names "
+            "what loss simcse trains",
         ),
         (
             given.loss == "kl" and given.info_nce_weight == given.kl_weight == 0,
