@@ -312,8 +312,8 @@ def systems() -> str:
     words = f"{len(presets)} backbones, {len(languages)} languages, {len(losses)} losses"
     return "\n".join(
         [
-            f"{told} of {words}, {len(estimators) - 1} estimators trained with finite, changing "
-            "losses, moved their weights, were saved, loaded and ranked.",
+            f"{told} of {words}, {len(estimators) - 1} estimators (InfoNCE needs none) trained "
+            "with finite, changing losses, moved their weights, were saved, loaded and ranked.",
             f"{found['rows']} real pairs a language; {where(data)}; "
             "`python benchmarks/check_systems.py --data FOLDER`.",
         ]
