@@ -73,13 +73,13 @@ def _commit() -> str:
 
 
 def _command(words: list[str]) -> str:
-    """Return the command as README tells it: without where its result file went."""
+    """Return the command as README tells it: without where result file and folders lie."""
     script, given, shown = Path(words[0]).name, iter(words[1:]), []
     for word in given:
         if word == "--json":
             next(given, None)
         elif not word.startswith("--json="):
-            shown.append(word)
+            shown.append(Path(word).name if os.path.isabs(word) else word)
     return shlex.join(["python", f"benchmarks/{script}", *shown])
 
 
