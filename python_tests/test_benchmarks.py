@@ -130,3 +130,12 @@ def test_a_cell_whose_loss_or_weights_stand_still_is_not_sound(monkeypatch):
     ):
         assert not check_systems.is_sound({**found, **wrong})
     assert not check_systems.is_sound({"error": "ValueError: no"})
+
+
+def test_a_recorded_command_names_no_path_of_the_machine():
+    words = ["/a/b/bench.py", "--data", "/a/pairs", "--rows", "3", "--json", "/a/out.json"]
+    code = f"import machine; print(machine._command({words}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=MACHINE.parent, capture_output=True, text=True
+    )
+    assert done.stdout == "python benchmarks/bench.py --data pairs --rows 3\n"

@@ -177,6 +177,11 @@ def test_groups_join_pairs_that_share_a_query_or_a_code() -> None:
     assert np.array_equal(query, code)
 
 
+def test_columns_of_unequal_length_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"equal length, got \[3, 2\] rows"):
+        duplicate_groups([prints([[1], [2], [3]]), prints([[7], [8]])])
+
+
 def test_groups_are_chained() -> None:
     query, _ = duplicate_groups([prints([[1], [1], [2], [2]]), prints([[5], [6], [6], [7]])])
     assert len(set(query.tolist())) == 1

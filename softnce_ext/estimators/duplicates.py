@@ -40,7 +40,14 @@ def duplicate_groups(columns: Sequence[Array]) -> tuple[Array, Array]:
 
     Returns:
         Group of each query [N] and of each code [M], int64; codes column by column.
+
+    Raises:
+        ValueError: The columns are of unequal length.
     """
+    if len({len(column) for column in columns}) > 1:
+        raise ValueError(
+            f"columns must be of equal length, got {[len(column) for column in columns]} rows"
+        )
     query, code = columns[:2]
     groups = _joined(_first_rows(query, query), _first_rows(code, code))
     codes = [groups]
