@@ -218,7 +218,7 @@ def test_what_was_not_prepared_is_told_in_a_sentence(
     assert main(words) == 1
     assert capsys.readouterr().err.strip().splitlines()[-1] == (
         f"softnce train: {tmp_path}/csn/ruby/{name}.jsonl.gz: was not prepared; "
-        "`softnce prepare csn` says why"
+        "`softnce prepare csn` says why, and writes what there is with --allow-missing"
     )
 
 
