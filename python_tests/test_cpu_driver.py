@@ -35,18 +35,20 @@ RULE = {"alpha": 1.3, "beta": 0.7, "temperature": 5.0}
 def error(got, wanted):
     return float((got.double() - wanted).abs().max() / wanted.abs().max())
 
-for n, m, d in [(1, 3, 1), (3, 7, 2), (65, 130, 96), (300, 1500, 33)]:
-    torch.manual_seed(0)
+SHAPES = [(1, 3, 1), (3, 7, 2), *[(65, 130, 96)] * 12, (300, 1500, 33)]
+for seed, (n, m, d) in enumerate(SHAPES):
+  for scale in (1.0, 20.0):
+    torch.manual_seed(seed)
     query, code = (
         torch.nn.functional.normalize(torch.randn(k, d)).bfloat16().requires_grad_()
         for k in (n, m)
     )
     teacher = tuple(torch.randn(k, 5).bfloat16() for k in (n, m))
     wide = [x.detach().double().requires_grad_() for x in (query, code)]
-    truth = reference.soft_info_nce(*wide, tuple(t.double() for t in teacher), scale=20.0, **RULE)
-    native = sx.soft_info_nce(query, code, teacher, scale=20.0, impl="native", **RULE)
+    truth = reference.soft_info_nce(*wide, tuple(t.double() for t in teacher), scale=scale, **RULE)
+    native = sx.soft_info_nce(query, code, teacher, scale=scale, impl="native", **RULE)
     weights = reference.soft_weights(teacher[0] @ teacher[1].T, **RULE)
-    scores = 20.0 * (query @ code.T) + weights.log()
+    scores = scale * (query @ code.T) + weights.log()
     eager = torch.nn.functional.cross_entropy(scores, torch.arange(n))
     wanted = [truth, *torch.autograd.grad(truth, wide)]
     for got, plain, expected in zip(
@@ -62,7 +64,7 @@ for n, m, d in [(1, 3, 1), (3, 7, 2), (65, 130, 96), (300, 1500, 33)]:
 @pytest.mark.parametrize("multiplied", ["1", "0"])
 def test_bf16_inputs_err_no_more_than_eager_multiplied_as_they_are_or_converted(multiplied):
     answers = printed(BF16, SOFTNCE_CPU_BF16=multiplied)
-    assert len(answers) >= 10
+    assert len(answers) >= 80
     assert set(answers) == {"True"}
 
 

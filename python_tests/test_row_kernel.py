@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+from pathlib import Path
+
 import bridge
 import numpy as np
 import pytest
@@ -182,3 +186,29 @@ def test_nan_and_infinity_never_become_a_finite_number(isa, objective, width):
                 known[column] = 0  # what no column has cannot break it
                 loss, _ = kernel(isa, np.zeros(width), broken, None, known, 0, 1, rule, 0.0, 1.0)
                 assert np.isfinite(loss)
+
+
+def test_no_reduction_is_read_beyond_its_place():
+    """On any x86 processor, by what was compiled: the code itself needs AVX-512.
+
+    Where the variable of an `omp simd` reduction changes under a branch, gcc 11 and 12 read it by
+    masked loads from an address that moves with the columns, up the stack until that ends. A
+    register that was given an address of the stack must not be such an address.
+    """
+    objects = Path(bridge.load().__file__).parent / "CMakeFiles" / "row_kernel_avx512.dir"
+    if not objects.is_dir():
+        pytest.skip("no x86 processor")
+    (kernel,) = objects.rglob("row_kernel.cpp.o")
+    listing = ["objdump", "--disassemble", "--no-show-raw-insn", str(kernel)]
+    code = subprocess.run(listing, capture_output=True, text=True, check=True).stdout
+    assert "zmm" in code
+    on_stack: set[str] = set()
+    for line in code.splitlines():
+        if line.endswith(">:"):
+            on_stack.clear()
+        elif given := re.search(r"lea +-?0x[0-9a-f]+\(%r[sb]p\),%(r\w+)", line):
+            on_stack.add(given[1])
+        elif given := re.search(r"(?:mov|lea) .*,%(r\w+)$", line):
+            on_stack.discard(given[1])
+        elif load := re.search(r"\(%(r\w+)\),%[xyz]mm\d+\{%k[1-7]\}", line):
+            assert load[1] not in on_stack, line

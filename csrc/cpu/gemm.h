@@ -74,6 +74,13 @@ inline void gemm(const Tensor& out, const Tensor& a, const Tensor& b, double alp
                   b.size(1), " failed");
 }
 
+inline float from_bf16(uint16_t value) {
+  const uint32_t bits = uint32_t(value) << 16;
+  float wide;
+  std::memcpy(&wide, &bits, sizeof wide);
+  return wide;
+}
+
 // Nearest bf16, ties to even; a NaN stays one.
 inline void to_bf16(const float* from, uint16_t* to, int64_t count) {
   for (int64_t j = 0; j < count; ++j) {
