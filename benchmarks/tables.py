@@ -69,16 +69,27 @@ def memory(mib: str) -> str:
     return f"{value:.0f} MiB" if value >= 10 else f"{value:.2g} MiB"
 
 
+OTHERS = {
+    "native": "this package",
+    "eager": "eager torch",
+    "compile": "torch.compile",
+    "published": "published form",
+    "MNRL": "MNRL",
+    "linear_cross_entropy": "linear_cross_entropy",
+}
+
+
 def loss() -> str:
-    data = load("loss_cpu")
-    names = {
-        "native": "this package",
-        "eager": "eager torch",
-        "compile": "torch.compile",
-        "published": "published form",
-        "MNRL": "MNRL",
-        "linear_cross_entropy": "linear_cross_entropy",
-    }
+    return loss_table("loss_cpu", OTHERS)
+
+
+def loss_avx512() -> str:
+    names = {name: words for name, words in OTHERS.items() if name != "compile"}
+    return loss_table("loss_cpu_avx512", names)
+
+
+def loss_table(file: str, names: dict[str, str]) -> str:
+    data = load(file)
     head = ["N = M", "similarity", "the GEMMs", *names.values(), "memory", "eager's memory"]
     lines = []
     for entry in data["results"]["steps"]:
@@ -416,6 +427,7 @@ BLOCKS = {
     "train": train,
     "search": search,
     "loss": loss,
+    "loss_avx512": loss_avx512,
     "loss_cuda": loss_cuda,
     "share": share,
     "bm25": bm25,
