@@ -54,8 +54,8 @@ def run(python: Path, chosen: list[str], cache: Path) -> dict[str, Any]:
     report = cache / "report.xml"
     report.unlink(missing_ok=True)
     environment = {**os.environ, "SOFTNCE_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
-    environment["PYTHONPATH"] = str(ROOT)
-    command = [python, "-m", "pytest", "-q", "--tb=line", "-p", "no:cacheprovider"]
+    environment |= {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive"}
+    command = [python, "-m", "pytest", "-q", "--tb=line", "-p", "no:cacheprovider", "-n", "2"]
     command += ["--timeout=3600"]  # a slow machine is no fault of a version
     command += [f"--junitxml={report}", *chosen]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
