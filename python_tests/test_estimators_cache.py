@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import static_model, tiny_rows
+from models import static_model, tiny_rows, transformer_model
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling
 
 from softnce_ext.estimators import table as table_module
 from softnce_ext.estimators.cache import cache_folder, cached_table, model_hash, text_hash
+from softnce_ext.estimators.encoder import TeacherEstimator
 from softnce_ext.estimators.table import StaleTableError, open_table
 
 TEXTS = [f"text number {i} {'word ' * (i % 7)}" for i in range(10)]
@@ -277,6 +280,56 @@ def test_the_model_hash_is_of_weights_settings_and_tokenizer() -> None:
     shorter[0].tokenizer.enable_truncation(3)
     assert model_hash(shorter) != first
     assert model_hash(static_model([*texts, "zebra zebra"])) != first
+
+
+def test_the_model_hash_is_of_all_that_changes_vectors(tmp_path: Path) -> None:
+    """Same weights, other vectors: what no weight and no module's own settings say."""
+    model = transformer_model([row["query"] for row in tiny_rows()], tmp_path)
+    first = model_hash(model)
+    assert model_hash(copy.deepcopy(model)) == first
+    model.save_pretrained(str(tmp_path / "saved"))
+    assert model_hash(SentenceTransformer(str(tmp_path / "saved"), device="cpu")) == first
+
+    def heads(other: Any) -> None:
+        other[0].auto_model.config.num_attention_heads *= 2
+
+    def side(other: Any) -> None:
+        other.tokenizer.truncation_side = "left"
+
+    def empty_prompt(other: Any) -> None:
+        other.prompts, other.default_prompt_name = {"query": "", "p": "find: "}, "p"
+
+    def no_empty_prompt(other: Any) -> None:
+        other.prompts, other.default_prompt_name = {"p": "find: "}, "p"
+
+    def nested(pooling: str) -> Any:
+        parts = copy.deepcopy(model)
+        inner = SentenceTransformer(modules=[Pooling(32, pooling)], device="cpu")
+        parts[1] = inner
+        return parts
+
+    found = [first, model_hash(nested("mean")), model_hash(nested("cls"))]
+    for change in (heads, side, empty_prompt, no_empty_prompt):
+        other = copy.deepcopy(model)
+        change(other)
+        found.append(model_hash(other))
+    assert len(set(found)) == len(found)
+
+
+def test_a_half_teacher_has_a_table(tmp_path: Path) -> None:
+    model = transformer_model([row["query"] for row in tiny_rows()], tmp_path).bfloat16()
+    teacher = TeacherEstimator(model, normalize=False)
+    query, _ = teacher.cache(TEXTS, TEXTS, folder=tmp_path / "tables")
+    assert query.vectors.dtype == np.float32
+
+
+def test_a_model_that_will_not_do_leaves_nothing(tmp_path: Path) -> None:
+    def broken(texts: Any) -> Any:
+        raise TypeError("no such type")
+
+    with pytest.raises(TypeError, match="no such type"):
+        cached_table(broken, TEXTS, {"model": "m"}, folder=tmp_path)
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
 def test_the_cache_is_where_the_user_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,24 +99,28 @@ def test_low_weights_of_many_rows_are_those_of_rows_spread_evenly(
 
 @pytest.mark.parametrize("kind", ["dense", "pair"])
 @pytest.mark.parametrize("grouped", [False, True])
-def test_added_codes_weigh_1(kind: str, grouped: bool) -> None:
-    given, dense, _ = made(kind, 20, 20)
-    groups = groups_of(20, 33) if grouped else None
-    wide = widen(given, 33, RULE["temperature"], groups)
+def test_added_codes_weigh_1_and_change_no_other_weight(kind: str, grouped: bool) -> None:
+    """As where the known codes are named (`known`), and as BM25Factors have it."""
+    given, dense, _ = made(kind, 60, 60)
+    groups = groups_of(60, 99) if grouped else None
+    wide, rule = widen(given, 99, RULE, groups)
     found = wide if kind == "dense" else wide[0] @ wide[1].T
-    torch.testing.assert_close(found[:, :20], dense, rtol=0, atol=1e-5)
-    weights = reference.soft_weights(found, **RULE, groups=groups)
-    negative = weights[:, 20:] > 0
-    assert negative.any()
-    torch.testing.assert_close(
-        weights[:, 20:][negative], torch.ones(int(negative.sum())), rtol=0, atol=1e-4
-    )
+    torch.testing.assert_close(found[:, :60], dense, rtol=0, atol=1e-5)
+    padded = torch.nn.functional.pad(dense, (0, 39))
+    known = torch.arange(99) < 60
+    wanted = reference.soft_weights(padded, **RULE, groups=groups, known=known)
+    assert wanted[:, :60].min() < 0.5
+    weights = reference.soft_weights(found, **rule, groups=groups)
+    atol = 4e-3 if grouped else 2e-5
+    torch.testing.assert_close(weights, wanted, rtol=0, atol=atol)
 
 
 def test_factors_and_full_width_stay_as_they_are() -> None:
     for kind in ("dense", "pair", "factors"):
         given, _, _ = made(kind, 8, 12)
-        assert widen(given, 12, 0.7, None) is given
+        wide, rule = widen(given, 12, RULE, None)
+        assert wide is given
+        assert rule is RULE
 
 
 def test_half_vectors_are_multiplied_in_float() -> None:

@@ -11,8 +11,9 @@ from models import static_model, tiny_rows, transformer_model
 from torch import nn
 
 from softnce_ext import reference
+from softnce_ext.estimators import bm25 as bm25_module
 from softnce_ext.estimators import similarity as similarity_module
-from softnce_ext.estimators.similarity import low_weights, widen
+from softnce_ext.estimators.similarity import low_weights
 from softnce_ext.presets import PRESETS
 from softnce_ext.sentence_transformers import (
     CachedSoftInfoNCELoss,
@@ -116,10 +117,12 @@ def test_low_weights_are_those_of_equation_4(model: Any, columns: int, repeated:
     rule = {**PRESETS["bm25"]._asdict(), "temperature": 0.5}
     groups = seen["groups"]
     assert (groups is not None) == repeated
-    similarity = seen["similarity"]
-    if columns == 3:  # further codes have no text to compare: mean of the row's others
-        similarity = widen(similarity, 24, rule["temperature"], groups)
-    weights = reference.soft_weights(similarity, **rule, groups=groups)
+    similarity, known = seen["similarity"], None
+    if columns == 3:  # further codes have no query to compare
+        dense = similarity.dense(torch.float32)
+        similarity = torch.nn.functional.pad(dense, (0, 24 - dense.shape[1]))
+        known = torch.arange(24) < 12
+    weights = reference.soft_weights(similarity, **rule, groups=groups, known=known)
     negative = weights > 0
     negative.fill_diagonal_(False)
     low = ((weights < 0.5) & negative).sum(1).float().mean()
@@ -127,6 +130,29 @@ def test_low_weights_are_those_of_equation_4(model: Any, columns: int, repeated:
     assert loss.pop_statistics()["low_weights"] == pytest.approx(low.item())
     if columns == 3:
         assert torch.allclose(weights[:, 12:], torch.ones(()), atol=1e-5)
+
+
+@pytest.mark.parametrize("columns", [2, 3])
+@pytest.mark.parametrize("first", ["", "return the first item of a list"])
+def test_bm25_as_factors_and_as_a_matrix_is_one_loss(
+    model: Any, columns: int, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a query has no words, or codes no query: they are compared with nothing."""
+    queries = [first, QUERIES[0], QUERIES[0] + " " + QUERIES[1], *QUERIES[1:10]]
+    batch = features(model, queries, CODES[:12], CODES[20:32])[:columns]
+    found = []
+    for most in (1 << 24, 0):
+        monkeypatch.setattr(bm25_module, "_FACTOR_SCORES", most)
+        loss = SoftInfoNCELoss(model, alpha_scaling="expected", false_negative_rate=0.2)
+        loss.pop_statistics()
+        value = loss(batch)
+        gradients = torch.autograd.grad(value, list(model.parameters()), allow_unused=True)
+        found.append([value, *(each for each in gradients if each is not None)])
+        found[-1].append(torch.tensor(loss.pop_statistics()["low_weights"]))
+    assert found[0][-1] > 0
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-7)
+    plain = SoftInfoNCELoss(model, estimator=None)(batch)
+    assert abs(plain - found[0][0]) > 1e-4
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 3.0])
@@ -256,8 +282,7 @@ def test_expected_scaling_keeps_the_relative_weights_of_the_papers_batch(columns
     loss.pop_statistics()
     batch = features(model, QUERIES[:20], CODES[:20], CODES[30:50])[:columns]
     found = loss(batch)
-    codes = 20 * (columns - 1)
-    alpha = expected_alpha(1.5, 0.5, codes - 1, 0.2)
+    alpha = expected_alpha(1.5, 0.5, 20 - 1, 0.2)  # further codes are compared with nothing
     assert alpha > 1.5
     plain = SoftInfoNCELoss(model, alpha=alpha)
     plain.pop_statistics()
@@ -285,7 +310,7 @@ def test_an_estimator_may_return_factors_or_a_pair(model: Any) -> None:
         scale=20.0,
     )
     assert loss(batch).item() == pytest.approx(wanted.item(), rel=1e-5)
-    similarity = bm25(batch)
+    similarity = bm25(batch[:2])
     left, values, right = torch.linalg.svd(similarity)
     pair = SoftInfoNCELoss(model, lambda batch: (left * values, right.T), **rule)
     dense = SoftInfoNCELoss(model, lambda batch: similarity, **rule)

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import sys
 import zipfile
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from .code_inputs import CodeInputs, CodeRow
+from .tokenizer_state import tokenizer_state
 
 _FORMAT = 1  # raise when the same code gives other rows
 
@@ -59,7 +61,10 @@ class CodeMemory:
 
 def reading(grammar: str) -> list[Any]:
     """Return what a code's row depends on beside its encoder: our format, and what parses it."""
-    return [_FORMAT, *(version(name.replace("_", "-")) for name in ("tree_sitter", grammar))]
+    # Python's comments are cut by its own tokenizer.
+    python = list(sys.version_info[:2]) if grammar == "tree_sitter_python" else []
+    grammars = [version(name.replace("_", "-")) for name in ("tree_sitter", grammar)]
+    return [_FORMAT, *python, *grammars]
 
 
 def key_of(texts: Sequence[str], settings: Sequence[Any], tokenizer: Any, grammar: str) -> str:
@@ -71,8 +76,7 @@ def key_of(texts: Sequence[str], settings: Sequence[Any], tokenizer: Any, gramma
         tokenizer: A tokenizer of transformers.
         grammar: The grammar's Python package.
     """
-    vocabulary = sorted(tokenizer.get_vocab().items())
-    about = [*reading(grammar), list(settings), vocabulary, repr(tokenizer)]
+    about = [*reading(grammar), list(settings), tokenizer_state(tokenizer), repr(tokenizer)]
     found = hashlib.sha256(json.dumps(about).encode())
     for text in texts:
         found.update(_digest(text))

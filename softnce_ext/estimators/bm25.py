@@ -84,20 +84,23 @@ class InBatchBM25:
         self.bm25 = BM25(k1=k1, b=b, variant=variant, avgdl=avgdl)
 
     def __call__(self, sentence_features: Sequence[Features]) -> torch.Tensor | BM25Factors:
-        """Return the raw similarities, float32 [N, M], or as factors where these are many.
+        """Return the raw similarities, float32 [N, M], or as factors.
 
-        With sides "text-text" the codes are the first N: [N, N].
+        Factors where the scores are many, and where a code has nothing to compare, which only they
+        can say: it is without words or, with sides "text-text", a further code without a query.
         """
         import torch
 
         queries, documents = self._texts(sentence_features)
         others = queries if documents is None else documents
-        if (len(queries.offsets) - 1) * (len(others.offsets) - 1) > _FACTOR_SCORES:
+        scores = (len(queries.offsets) - 1) * (len(others.offsets) - 1)
+        has_further = self.sides == "text-text" and len(sentence_features) > 2
+        if scores > _FACTOR_SCORES or has_further or not _word_counts(others).all():
             return self.factors(sentence_features)
-        scores = torch.from_numpy(self.bm25.scores(queries, documents))
+        found = torch.from_numpy(self.bm25.scores(queries, documents))
         if self.temperature == "scaled":
-            scores /= temperature_factor(scores.shape[1], _mean_words(queries))
-        return scores.to(sentence_features[0]["input_ids"].device)
+            found /= temperature_factor(found.shape[1], _mean_words(queries))
+        return found.to(sentence_features[0]["input_ids"].device)
 
     def factors(self, sentence_features: Sequence[Features]) -> BM25Factors:
         """Return the same similarities as two sparse factors, without the matrix [N, M].
@@ -238,6 +241,11 @@ def average_length(model: Any, texts: Sequence[str], task: str = "query") -> flo
         features = model.preprocess(list(texts[start : start + _TEXTS_AT_ONCE]), task=task)
         tokens += len(token_ids(features).ids)
     return tokens / len(texts)
+
+
+def _word_counts(texts: TokenIds) -> np.ndarray[Any, Any]:
+    words = np.append(0, np.cumsum(texts.ids >= 0))
+    return np.diff(words[texts.offsets])
 
 
 def _mean_words(texts: TokenIds) -> float:

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..encoders.tokenizer_state import tokenizer_state
 from .table import Encode, TeacherTable, open_table, write_table
 from .table import text_hash as text_hash
 
@@ -84,7 +85,7 @@ def _build(
     try:
         write_table(part, encode, texts, identity, progress)
         os.replace(part, folder)
-    except (OSError, ValueError, LookupError):
+    except (OSError, TypeError, ValueError, LookupError):
         # Texts or model will not do. What a Ctrl-C or a lack of memory leaves is gone on with.
         shutil.rmtree(part, ignore_errors=True)
         raise
@@ -109,23 +110,28 @@ def model_hash(model: Any) -> str:
     for name, weight in sorted(model.state_dict().items()):
         digest.update(f"{name}\0{weight.dtype}\0{list(weight.shape)}\0".encode())
         digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    modules = [
-        (type(each).__name__, each.get_config_dict() if hasattr(each, "get_config_dict") else None)
-        for each in model
-    ]
-    settings = [modules, model.max_seq_length, _tokenizer_state(model.tokenizer)]
-    prompts = {name: prompt for name, prompt in model.prompts.items() if prompt}
-    settings += [prompts, model.default_prompt_name, model.truncate_dim]
+    modules = [_module_state(each) for each in model.modules()]
+    settings = [modules, model.max_seq_length, tokenizer_state(model.tokenizer)]
+    default = model.default_prompt_name
+    # An empty prompt counts where there is a default one, which it takes the place of.
+    prompts = {name: prompt for name, prompt in model.prompts.items() if prompt or default}
+    settings += [prompts, default, model.truncate_dim]
     settings += [each.reading for each in model if hasattr(each, "reading")]
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     return digest.hexdigest()
 
 
-def _tokenizer_state(tokenizer: Any) -> Any:
-    if hasattr(tokenizer, "to_str"):  # of tokenizers
-        return tokenizer.to_str()
-    if hasattr(tokenizer, "backend_tokenizer"):
-        state = json.loads(tokenizer.backend_tokenizer.to_str())
-        # Each call sets these two anew.
-        return {name: v for name, v in state.items() if name not in ("truncation", "padding")}
-    return tokenizer.get_vocab()
+# Of a transformer's config what does not decide its vectors, or is in the weights.
+_NOT_HASHED = ("architectures", "dtype", "torch_dtype", "transformers_version")
+
+
+def _module_state(module: Any) -> list[Any]:
+    """Return a module's kind and settings, also those of a transformer, as JSON values."""
+    state: list[Any] = [type(module).__name__]
+    if hasattr(module, "get_config_dict"):
+        state.append(module.get_config_dict())
+    config: Any = getattr(module, "config", None)
+    if hasattr(config, "to_dict"):
+        found = {name: v for name, v in config.to_dict().items() if name not in _NOT_HASHED}
+        state.append({name: v for name, v in found.items() if not name.startswith("_")})
+    return state

@@ -104,29 +104,47 @@ def _starts(numbers: Tensor, count: int) -> Tensor:
 def widen(
     similarity: Similarity,
     columns: int,
-    temperature: float,
+    rule: Mapping[str, float],
     groups: Groups | None,
     positive_offset: int = 0,
-) -> Similarity:
-    """Add codes whose weight is 1, up to `columns`; BM25Factors need none.
+) -> tuple[Similarity, Mapping[str, float]]:
+    """Add codes of weight 1 that have no similarity, up to `columns`; BM25Factors need none.
 
-    A weight is 1 where the softmax is 1 / (number of negatives): where the similarity is the
-    logarithm of the mean of exp(similarity / temperature) over the row's other negatives.
+    The first K codes' weights stay those of Eq. 4 over these K alone, as with BM25Factors. With
+    c = (K - 1) / (M - 1) all of a row's K codes together get c of the softmax, the added ones the
+    rest in equal parts, and alpha becomes alpha / c: so alpha S and alpha / (number of negatives)
+    are what they were. The latter to 1 / K^2 where a row's negatives are masked.
+
+    Returns:
+        The similarities and the rule for them.
     """
-    missing = columns - compared_columns(similarity)
+    known = compared_columns(similarity)
+    missing = columns - known
     if missing == 0 or isinstance(similarity, BM25Factors):
-        return similarity
-    parts = []
-    for logits, count in negative_logits(similarity, groups, temperature, 1, positive_offset):
-        mean = temperature * (torch.logsumexp(logits, 1) - count.log())
-        parts.append(torch.where(count > 0, mean, 0.0))
-    mean = torch.cat(parts)[:, None]
+        return similarity, rule
+    share = max(known - 1, 1) / (columns - 1)
+    temperature, parts = rule["temperature"], []
+    for (logits, count), part in zip(
+        negative_logits(similarity, groups, temperature, 1, positive_offset),
+        _row_blocks(_query_count(similarity), 1),
+        strict=True,
+    ):
+        rest = torch.full_like(count, missing)
+        if groups is not None:
+            rest -= (groups[0][part, None] == groups[1][None, known:]).sum(1)
+        odds = (1 - share) / (share * rest.clamp(min=1))
+        value = temperature * (torch.logsumexp(logits, 1) + odds.log())
+        parts.append(torch.where(count > 0, value, 0.0))
+    added = torch.cat(parts)[:, None]
+    rule = {**rule, "alpha": rule["alpha"] / share}
     if isinstance(similarity, Tensor):
-        return torch.cat([similarity, mean.to(similarity.dtype).expand(-1, missing)], dim=1)
-    # One coordinate more: the query's is its mean, a new code's is 1, a known code's 0.
-    query, code = (part.to(mean.dtype) for part in similarity)
-    added = torch.nn.functional.pad(code.new_zeros(missing, code.shape[1]), (0, 1), value=1.0)
-    return torch.cat([query, mean], 1), torch.cat([torch.nn.functional.pad(code, (0, 1)), added])
+        wider = added.to(similarity.dtype).expand(-1, missing)
+        return torch.cat([similarity, wider], dim=1), rule
+    # One coordinate more: the query's is its value, a new code's is 1, a known code's 0.
+    query, code = (vectors.to(added.dtype) for vectors in similarity)
+    new = torch.nn.functional.pad(code.new_zeros(missing, code.shape[1]), (0, 1), value=1.0)
+    code = torch.cat([torch.nn.functional.pad(code, (0, 1)), new])
+    return (torch.cat([query, added], 1), code), rule
 
 
 def low_weights(
@@ -173,8 +191,7 @@ def negative_logits(
     """
     blocks = _Factors(similarity) if isinstance(similarity, BM25Factors) else None
     total = _query_count(similarity)
-    for begin in range(0, total, BLOCK_ROWS * step):
-        part = slice(begin, min(begin + BLOCK_ROWS * step, total), step)
+    for part in _row_blocks(total, step):
         if blocks is not None:
             block = blocks.block(part)
         elif isinstance(similarity, tuple):
@@ -188,6 +205,11 @@ def negative_logits(
             outside |= ~blocks.has_text
         block.masked_fill_(outside, -torch.inf)
         yield block, block.shape[1] - outside.sum(1)
+
+
+def _row_blocks(rows: int, step: int) -> Iterator[slice]:
+    for begin in range(0, rows, BLOCK_ROWS * step):
+        yield slice(begin, min(begin + BLOCK_ROWS * step, rows), step)
 
 
 def _query_count(similarity: Similarity) -> int:

@@ -166,7 +166,8 @@ def write_table(
             begin = time.perf_counter()
             chunk = texts[start : start + _CHUNK_TEXTS]
             with np.errstate(over="ignore"):  # what overflows in float16 is refused below
-                vectors = encode(chunk).detach().cpu().numpy().astype(identity["dtype"])
+                vectors = encode(chunk).detach().float().cpu().numpy()
+                vectors = vectors.astype(identity["dtype"], copy=False)
             _check_chunk(vectors, start, len(chunk), state["width"])
             data = vectors.tobytes()
             if start == 0:

@@ -154,7 +154,8 @@ class CachedSoftInfoNCELoss(SoftInfoNCELoss):
     def _replay(self, features: Features, leaf: Tensor, scene: Scene, grad: Tensor) -> bool:
         """Hand the leaf's gradient on, `grad` times; return whether anything is trained by it."""
         with torch.enable_grad(), scene.again():
-            (embeddings,) = self.embed([features])
+            with scene.autocast():  # not backward, which casts as the forward pass did
+                (embeddings,) = self.embed([features])
             if not embeddings.requires_grad or leaf.grad is None:
                 return False
             torch.autograd.backward(embeddings, (leaf.grad * grad).to(embeddings.dtype))
@@ -170,7 +171,8 @@ class CachedSoftInfoNCELoss(SoftInfoNCELoss):
         def trial(rows: int) -> None:
             model = bare(self.model)  # another rank does not take part
             features = model_features(take(column, 0, rows, trim=False))
-            with gradients_apart(model), torch.enable_grad(), Scene(device).again():
+            scene = Scene(device)
+            with gradients_apart(model), torch.enable_grad(), scene.again(), scene.autocast():
                 embeddings = model(features)["sentence_embedding"]
                 if embeddings.requires_grad:
                     embeddings.float().sum().backward()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -133,14 +133,14 @@ class EmbeddingsLoss(nn.Module):
             query, code, similarity, groups: As in `softnce_ext.soft_info_nce`.
             place: Its positive_offset and reduction, where they are not its defaults.
         """
-        rule, offset = self.weights, place.get("positive_offset", 0)
+        rule: Mapping[str, Any] = self.weights
+        offset = place.get("positive_offset", 0)
         if similarity is not None:
-            temperature = rule["temperature"]
-            similarity = widen(similarity, len(code), temperature, groups, offset)
             if self.alpha_scaling == "expected":
                 negatives, rate = compared_columns(similarity) - 1, self.false_negative_rate
                 alpha = expected_alpha(rule["alpha"], rule["beta"], negatives, rate)
                 rule = {**rule, "alpha": alpha}
+            similarity, rule = widen(similarity, len(code), rule, groups, offset)
             if self._statistics.is_read and torch.is_grad_enabled():  # not of evaluation
                 low = low_weights(similarity, groups, rule, offset)
                 self._statistics.add("low_weights", low)

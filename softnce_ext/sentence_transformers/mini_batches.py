@@ -85,32 +85,37 @@ class Scene:
     """Where a forward pass stands: its random numbers, and autocast, to be had a second time."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device.type
+        self._device = device
         self._half = checks.autocast_type(device.type)
-        self._states = [generator.get_rng_state() for generator in self._generators()]
+        self._state = torch.get_rng_state()
+        self._device_state = None if self._module is None else self._module.get_rng_state(device)
 
     @contextmanager
     def again(self) -> Iterator[None]:
-        """Draw the same random numbers once more and cast alike; later numbers stay as they are."""
-        now = [generator.get_rng_state() for generator in self._generators()]
+        """Draw the same random numbers once more; later numbers stay as they are."""
+        now = Scene(self._device)
         try:
-            self._set(self._states)
-            with self._autocast():
-                yield
+            self._set()
+            yield
         finally:
-            self._set(now)
+            now._set()
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if not torch.amp.is_autocast_available(self._device):
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Cast as it was cast then."""
+        kind = self._device.type
+        if not torch.amp.is_autocast_available(kind):
             return nullcontext()
-        return torch.autocast(self._device, self._half, enabled=self._half is not None)
+        return torch.autocast(kind, self._half, enabled=self._half is not None)
 
-    def _generators(self) -> list[Any]:
-        return [torch] if self._device == "cpu" else [torch, torch.get_device_module(self._device)]
+    @property
+    def _module(self) -> Any:
+        """torch.cuda or its like: each of its devices has random numbers of its own."""
+        return None if self._device.type == "cpu" else torch.get_device_module(self._device)
 
-    def _set(self, states: list[Tensor]) -> None:
-        for generator, state in zip(self._generators(), states, strict=True):
-            generator.set_rng_state(state)
+    def _set(self) -> None:
+        torch.set_rng_state(self._state)
+        if self._module is not None:
+            self._module.set_rng_state(self._device_state, self._device)
 
 
 @contextmanager

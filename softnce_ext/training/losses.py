@@ -58,6 +58,10 @@ class FamilyLoss(SoftInfoNCELoss):
         **options: Any,
     ) -> None:
         super().__init__(model, estimator, **options)
+        if self.exclude_hard_negatives:  # what it adds to a row is a log-sum-exp's
+            raise ValueError(
+                f"exclude_hard_negatives is of soft_info_nce, got True with {function.__name__}"
+            )
         self.function = function
         self.rule = dict(rule)
         if with_temperature:

@@ -23,7 +23,8 @@ from .languages import (
 )
 from .tree import Node, Tree
 
-# Nested loops double the work at each level; beyond this (about a second) the code is generated.
+# Nested loops double the work at each level, and each branch merges all that has a value; beyond
+# this (a second or two) the code is generated.
 MAX_STEPS = 1_000_000
 # Rules inside rules. Fixed, so that what is found does not depend on how deep the caller's stack
 # is; up to three Python frames a level leave room below the interpreter's 1000.
@@ -133,6 +134,7 @@ class _Engine:
         for name, value in pairs:
             sources = self.variables(value)
             for ordinal in self.variables(name):
+                self.steps += len(sources)
                 if style == "pair":
                     self.edges.extend(Edge(ordinal, True, (source,)) for source in sources)
                 else:
@@ -155,6 +157,7 @@ class _Engine:
         ends.append(through)
         if rule.always_merge or not has_else:
             ends.append(state)
+        self.steps += sum(len(ordinals) for end in ends for ordinals in end.values())
         merged: dict[str, set[int]] = {}
         for end in ends:
             for name, ordinals in end.items():
