@@ -154,6 +154,33 @@ def test_dropout_of_one_mini_batch_is_that_of_the_plain_loss(dropping: Any) -> N
     assert_equal(step(CachedSoftInfoNCELoss(dropping), batch), wanted)
 
 
+class _InFull(nn.Module):
+    """A layer that switches autocast off for itself, as some models' last ones do."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(width, width)
+
+    def forward(self, features: dict[str, Any]) -> dict[str, Any]:
+        with torch.autocast("cpu", enabled=False):
+            features["sentence_embedding"] = self.layer(features["sentence_embedding"].float())
+        return features
+
+
+def test_backward_casts_as_the_forward_pass_did(transformer: Any) -> None:
+    model = copy.deepcopy(transformer).float()
+    model.append(_InFull(model.get_embedding_dimension()))
+    batch = features(model, 2)
+    found = []
+    for loss in (SoftInfoNCELoss(model), CachedSoftInfoNCELoss(model, mini_batch_size=11)):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            value = loss([dict(column) for column in batch], None)
+        value.backward()
+        found.append(model[-1].layer.weight.grad.clone())
+    assert torch.linalg.norm(found[1] - found[0]) < 1e-5 * torch.linalg.norm(found[0])
+
+
 def test_autocast_is_the_same_the_second_time(transformer: Any) -> None:
     model = copy.deepcopy(transformer).float()
     batch = features(model, 2)

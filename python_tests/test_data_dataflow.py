@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import pytest
 from dataflow_cases import CASES
@@ -101,6 +102,22 @@ def nested(language: str, depth: int) -> str:
 def test_deeply_nested_code_ends_in_time(language, depth):
     flow = extract(nested(language, depth), language)
     assert "b" in flow.tokens
+    assert flow.fault in ("", "deep")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "\n".join(f"if x{i}:\n    x = y{i}\nv{i} = x" for i in range(2000)),
+        ", ".join(f"a{i}" for i in range(2000))
+        + f" = f({', '.join(f'b{i}' for i in range(2000))})",
+    ],
+    ids=["branches", "assignment"],
+)
+def test_code_of_very_many_edges_ends_in_time(code):
+    begin = time.process_time()
+    flow = extract(code, "python")
+    assert time.process_time() - begin < 15  # the branches took 22 s
     assert flow.fault in ("", "deep")
 
 

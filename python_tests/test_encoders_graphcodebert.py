@@ -7,14 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 from code_samples import SAMPLES
 from slow_graphcodebert import slow_row
 from tiny_backbones import save_tiny_tokenizer, tiny_config
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from softnce_ext.data.dataflow.extract import extract
 from softnce_ext.encoders import code_inputs, graphcodebert
 from softnce_ext.encoders.backbones import build_backbone
+from softnce_ext.encoders.code_memory import key_of
 from softnce_ext.encoders.graphcodebert import GraphCodeBERT, additive, node_means
 from softnce_ext.encoders.load import load_model
 
@@ -339,3 +343,17 @@ def test_bad_arguments_are_refused_in_one_sentence(tokenizer):
         module.preprocess(["a"], task="code")
     with pytest.raises(ValueError, match="workers must be at least 1, got 0"):
         module.prepare(["a"], workers=0)
+
+
+def test_prepared_codes_are_found_by_all_that_cuts_them_into_tokens():
+    """Merges as well as the vocabulary: with other ones the same text has other tokens."""
+
+    def tokenizer(merges):
+        vocabulary = {piece: i for i, piece in enumerate(["<pad>", "a", "b", "c", "ab", "bc"])}
+        made = Tokenizer(tokenizers.models.BPE(vocabulary, merges))
+        return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>")
+
+    first, other = (tokenizer(m) for m in ([("a", "b"), ("b", "c")], [("b", "c"), ("a", "b")]))
+    assert first("abc")["input_ids"] != other("abc")["input_ids"]
+    keys = [key_of(["abc"], (), each, "tree_sitter_python") for each in (first, first, other)]
+    assert keys[0] == keys[1] != keys[2]

@@ -24,6 +24,7 @@ from softnce_ext.encoders.saved import (
         ("{", "must hold JSON"),
         ("[]", "must hold a JSON object, got list"),
         ('{"name_boost": "3"}', "name_boost in .* must be a number >= 0, got '3'"),
+        ('{"name_boost": 2.5}', "name_boost in .* must be a whole number, got 2.5"),
         ('{"hybrid_weight": -1}', "hybrid_weight in .* must be a number >= 0, got -1"),
     ],
 )

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import copy
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from models import static_model, tiny_rows, transformer_model
 
+from softnce_ext import functional
 from softnce_ext.training.batches import TextPairs, TokenizedPairs
-from softnce_ext.training.losses import make_loss
+from softnce_ext.training.losses import FamilyLoss, make_loss
 from softnce_ext.training.settings import TrainSettings
 from softnce_ext.training.trainer import (
     TrainingDivergedError,
@@ -141,6 +143,24 @@ def test_batches_have_the_prompts_the_model_is_ranked_with(
     assert torch.equal(batch["code_input_ids"], plain["code_input_ids"])
 
 
+def test_a_static_encoders_batches_have_its_prompts() -> None:
+    model = static_model([*QUERIES, *CODES, "find this"])
+    model.prompts = {"query": "find ", "document": "this "}
+    batch = TokenizedPairs.of(model, ["read"], ["file"]).collator(model)([{"row": 0}])
+    for column, text in (("query", "find read"), ("code", "this file")):
+        wanted = model.preprocess([text])["input_ids"].tolist()
+        assert batch[f"{column}_input_ids"].tolist() == wanted
+
+
+def test_both_columns_may_be_queries(tmp_path: Path) -> None:
+    """As of SimCSE, which tells the same text's vectors apart by dropout alone."""
+    model = transformer_model([*QUERIES, *CODES], tmp_path)
+    model.prompts = {"query": "read file ", "document": "write "}
+    batch = TextPairs(["list"], ["list"], ("query", "query")).collator(model)([{"row": 0}])
+    assert torch.equal(batch["query_input_ids"], batch["code_input_ids"])
+    assert batch["query_task"] == batch["code_task"] == "query"
+
+
 class _Interrupting:
     """Gets a Ctrl-C while it is destroyed, where Python lets no exception out."""
 
@@ -184,3 +204,18 @@ def test_a_second_ctrl_c_ends_the_training_at_once(model: Any) -> None:
     with pytest.raises(TrainingInterrupted):
         train(model, validate=validate)
     assert seen == ["begun"]
+
+
+def test_other_losses_refuse_to_keep_hard_negatives_out_of_their_softmax() -> None:
+    model = static_model([*QUERIES, *CODES])
+    rule = {"alpha": 1.0, "beta": 1.0, "temperature": 1.0}
+    with pytest.raises(ValueError, match="is of soft_info_nce, got True with bce"):
+        FamilyLoss(
+            model,
+            functional.bce,
+            {},
+            with_temperature=True,
+            estimator="bm25",
+            exclude_hard_negatives=True,
+            **rule,
+        )

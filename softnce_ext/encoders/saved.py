@@ -173,10 +173,10 @@ def read_settings(folder: Path) -> EncoderSettings:
         if key == "form":
             if value not in ("source", "tokens"):
                 raise ValueError(f"form in {path} must be source or tokens, got {value!r}")
-        elif key == "name_boost" and not isinstance(value, int):
-            raise ValueError(f"{key} in {path} must be a whole number >= 0, got {value!r}")
         elif isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
             raise ValueError(f"{key} in {path} must be a number >= 0, got {value!r}")
+        elif key == "name_boost" and not isinstance(value, int):
+            raise ValueError(f"{key} in {path} must be a whole number, got {value!r}")
     return EncoderSettings(**known)
 
 

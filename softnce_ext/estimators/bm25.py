@@ -238,7 +238,8 @@ def average_length(model: Any, texts: Sequence[str], task: str = "query") -> flo
         raise ValueError("texts must hold at least one text, got none")
     tokens = 0
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
-        features = model.preprocess(list(texts[start : start + _TEXTS_AT_ONCE]), task=task)
+        some = list(texts[start : start + _TEXTS_AT_ONCE])
+        features = model.preprocess(some, prompt=model.prompts.get(task) or None, task=task)
         tokens += len(token_ids(features).ids)
     return tokens / len(texts)
 

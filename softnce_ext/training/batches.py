@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 
+SIDES = ("query", "document")  # sentence-transformers' words for the columns' texts
+
+
 class TokenizedPairs:
     """Queries and codes as word pieces, and the collator that joins rows of them to a batch.
 
@@ -41,9 +44,13 @@ class TokenizedPairs:
     def of(
         cls, model: SentenceTransformer, queries: Sequence[str], codes: Sequence[str]
     ) -> TokenizedPairs:
-        """Tokenize texts as a static encoder does."""
+        """Tokenize texts as a static encoder does, with its prompts in front."""
         tokenizer: Any = model.tokenizer
-        return cls(tokenize(tokenizer, queries), tokenize(tokenizer, codes))
+        columns = []
+        for side, texts in zip(SIDES, (queries, codes), strict=True):
+            prompt = model.prompts.get(side) or ""
+            columns.append(tokenize(tokenizer, [prompt + text for text in texts]))
+        return cls(*columns)
 
     def __len__(self) -> int:
         return len(self.columns["query"])
@@ -81,10 +88,14 @@ class TextPairs:
     Args:
         queries: The queries.
         codes: Their codes.
+        sides: What the texts of both columns are to the model, which may have prompts for it.
     """
 
-    def __init__(self, queries: Sequence[str], codes: Sequence[str]) -> None:
+    def __init__(
+        self, queries: Sequence[str], codes: Sequence[str], sides: tuple[str, str] = SIDES
+    ) -> None:
         self.columns = {"query": KeptRows(queries), "code": KeptRows(codes)}
+        self.sides = sides
 
     def __len__(self) -> int:
         return len(self.columns["query"].texts)
@@ -97,7 +108,7 @@ class TextPairs:
 
     def collator(self, model: SentenceTransformer) -> TextBatches:
         """Return what makes batches of rows for a model, or for a copy of it."""
-        return TextBatches(self.columns, model)
+        return TextBatches(self.columns, self.sides, model)
 
 
 class TextBatches:
@@ -106,15 +117,18 @@ class TextBatches:
     # What the trainer asks of a collator.
     valid_label_columns: Sequence[str] = ()
 
-    def __init__(self, columns: dict[str, KeptRows], model: SentenceTransformer) -> None:
+    def __init__(
+        self, columns: dict[str, KeptRows], sides: tuple[str, str], model: SentenceTransformer
+    ) -> None:
         self.columns = columns
+        self.sides = sides
         self.model = model
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Return a batch of features, column by column."""
         numbers = [row[ROW] for row in rows]
         batch: dict[str, Any] = {}
-        for column, side in (("query", "query"), ("code", "document")):
+        for column, side in zip(self.columns, self.sides, strict=True):
             read = partial(
                 self.model.preprocess, prompt=self.model.prompts.get(side) or None, task=side
             )

@@ -75,7 +75,7 @@ def train_simcse(
         precision=settings.precision,
         seed=settings.seed,
     ).resolved(static=False)
-    pairs = TextPairs(queries, queries)
+    pairs = TextPairs(queries, queries, sides=("query", "query"))
     try:
         run = train_encoder(
             trained, loss, pairs, options, title="training simcse", progress=progress
