@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 import shutil
@@ -26,17 +27,22 @@ LOG_FILE = "training.jsonl"
 _READABLE = 0o644
 
 
-def check_output(folder: Path) -> None:
+def check_output(folder: Path, mark: str = SETTINGS_FILE, what: str = "a model") -> None:
     """Refuse a folder that is not ours to replace.
 
+    Args:
+        folder: The folder.
+        mark: The file that makes it ours.
+        what: What it then holds, in words.
+
     Raises:
-        ValueError: It is a file, or holds something else than a model written by this package.
+        ValueError: It is a file, or holds something else than what this package wrote.
         OSError: It cannot be written.
     """
     if folder.is_dir():
-        if any(folder.iterdir()) and not (folder / SETTINGS_FILE).is_file():
+        if any(folder.iterdir()) and not (folder / mark).is_file():
             raise ValueError(
-                f"output must be a new folder or one with a model of softnce train, got {folder}, "
+                f"output must be a new folder or one with {what} of softnce train, got {folder}, "
                 f"which holds other files"
             )
     elif folder.exists() or folder.is_symlink():
@@ -57,7 +63,8 @@ def save_model(
 ) -> None:
     """Write the model and what belongs to it.
 
-    What an earlier run wrote there is kept beside it, as NAME.previous (one of them).
+    What an earlier run wrote there is kept beside it, as NAME.previous (one of them), unless it is
+    the same training.
 
     Args:
         folder: As `check_output` passed it.
@@ -94,7 +101,7 @@ def save_model(
             if old.exists():
                 old.rename(place)
             raise
-        if old.exists():
+        if old.exists() and not _is_same(old, place):
             shutil.rmtree(previous(place), ignore_errors=True)
             old.rename(previous(place))
     finally:
@@ -103,6 +110,21 @@ def save_model(
         for each in missing:
             with suppress(OSError):  # it holds the model, as it should
                 each.rmdir()
+
+
+def _is_same(folder: Path, other: Path) -> bool:
+    """Tell whether two folders hold the same training, as when a killed run saves it again.
+
+    What loading or training changes without a meaning may differ, as a tokenizer's last call.
+    """
+    files, others = (
+        {path.relative_to(each) for path in each.rglob("*")} for each in (folder, other)
+    )
+    return files == others and all(
+        filecmp.cmp(folder / path, other / path, shallow=False)
+        for path in files
+        if path.suffix == ".safetensors" or path.name in (SETTINGS_FILE, MANIFEST_FILE, LOG_FILE)
+    )
 
 
 def previous(folder: Path) -> Path:
