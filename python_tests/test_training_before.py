@@ -102,7 +102,12 @@ def test_disk_without_room_for_the_model_is_told_before_training(
     with pytest.raises(
         OSError, match=r"must hold the model \([\d,]+ bytes in .*/m\), but has 1,04"
     ):
-        run(folder, tmp_path / "m")
+        run(folder, tmp_path / "m", checkpoints=False)
+    free(9 * MEGABYTE)
+    with pytest.raises(
+        OSError, match=r"and the checkpoints \([\d,]+ bytes in .*/m-checkpoint\), b"
+    ):
+        run(folder, tmp_path / "m", batch_size=2, epochs=9999)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -126,7 +131,7 @@ def test_disk_without_room_for_a_teacher_is_told_before_it_is_trained(
     model, _ = load_encoder(str(folder / "bert"))
     free(before.model_need(settings, model, rows).bytes)  # for the model alone
     with pytest.raises(OSError, match=r"the model \(.* and the teacher's vectors \([\d,]+ bytes"):
-        run(folder, tmp_path / "m", estimator=estimator, temperature=0.1)
+        run(folder, tmp_path / "m", estimator=estimator, temperature=0.1, checkpoints=False)
     free(0)
     with pytest.raises(OSError, match="must hold the model"):
         run(folder, tmp_path / "m", loss="infonce")

@@ -112,7 +112,7 @@ def test_figures_are_those_of_encoding_anew(
     monkeypatch.setattr(
         compare.Validation,
         "systems",
-        lambda self, base: evaluate.Systems(self.model, base, name_boost=self.name_boost),
+        lambda self, base, figure: evaluate.Systems(self.model, base, name_boost=self.name_boost),
     )
     anew = run(folder, tmp_path / "n", **options)
     without = [{**row, "seconds": 0} for row in kept["results"]]
@@ -133,7 +133,8 @@ def test_vectors_that_are_kept_are_those_of_the_best_epoch() -> None:
     assert validation.mrr() < best
     with torch.no_grad():
         weight.copy_(good)
-    kept = validation.systems(task.base)
+    assert validation.systems(task.base, 0.9) is not validation.systems(task.base, best)
+    kept = validation.systems(task.base, best)
     anew = evaluate.Systems(model, task.base)
     for found, wanted in zip(
         kept.dense_blocks(task.queries), anew.dense_blocks(task.queries), strict=True

@@ -20,6 +20,8 @@ def test_what_is_left_open_is_filled_in_by_the_kind_of_model() -> None:
     assert other.compare is False
     assert TrainSettings(loss="infonce").resolved(static=True).compare is False
     assert TrainSettings(compare=False).resolved(static=True).compare is False
+    assert (static.checkpoints, other.checkpoints) == (False, True)
+    assert TrainSettings(loss="simcse").resolved(static=True).checkpoints is True
     assert (static.scoring, static.scale, static.name_boost, static.seed) == ("cosine", 20.0, 5, 0)
     assert TrainSettings(model="bert", scoring="dot").resolved(static=False).scale == 1.0
 
@@ -52,6 +54,10 @@ def test_presets_are_the_papers_settings(preset: str, wanted: tuple[Any, ...]) -
 def test_settings_are_json() -> None:
     values = json.loads(json.dumps(TrainSettings(seed=3).to_json()))
     assert TrainSettings(**values) == TrainSettings(seed=3)
+
+
+def test_how_a_run_is_gone_on_with_is_not_recorded() -> None:
+    assert TrainSettings(checkpoints=True, resume=True).to_json() == TrainSettings().to_json()
 
 
 def test_yaml_has_the_flags_names_and_flags_go_before_it(tmp_path: Path) -> None:
@@ -286,6 +292,8 @@ def test_help_says_which_losses_use_a_setting(name: str, told: str) -> None:
         ("max_steps", "decay ends there"),
         ("compare", "(default: yes for a static encoder with loss soft-infonce)"),
         ("teacher_mode", "of estimator trained; "),
+        ("checkpoints", "(default: yes, but for a static encoder"),
+        ("resume", "go on with the same run, which was killed"),
     ],
 )
 def test_help_says_what_is_taken_where_nothing_is_given(name: str, told: str) -> None:

@@ -308,7 +308,8 @@ def test_ctrl_c_in_simcse_leaves_its_last_whole_epoch(
             keep(self, *args, **options)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(trainer._KeepBest, "on_epoch_end", interrupted)
+    at = "on_epoch_end" if epoch else "on_step_begin"
+    monkeypatch.setattr(trainer._KeepBest, at, interrupted)
     output = tmp_path / "simcse"
     command = f"train --loss simcse --data {folder / 'all.jsonl'} --language java --epochs 3"
     command += f" --simcse-settings original --batch-size 8 --output {output}"
@@ -317,7 +318,9 @@ def test_ctrl_c_in_simcse_leaves_its_last_whole_epoch(
     if not epoch:
         assert last.endswith("interrupted: nothing was written") and not output.exists()
         return
-    assert last.endswith(f"interrupted: {output} holds the encoder after epoch 1 of 3")
+    assert last.endswith(
+        f"interrupted: {output} holds the encoder after epoch 1 of 3; --resume goes on with the run"
+    )
     encoder, _ = load_encoder(str(output))
     assert len(encoder) == 2  # the layer on top is there in training alone
     assert json.loads((output / "softnce.json").read_text())["settings"]["simcse"]["epochs"] == 3

@@ -5,6 +5,7 @@ Of several ranks each has its part of every batch, so that the batch is what one
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain
@@ -139,6 +140,16 @@ class TextBatches:
 
 
 TrainingPairs = TokenizedPairs | TextPairs
+
+
+def pairs_hash(pairs: TrainingPairs) -> str:
+    """Return a hash of the texts or word pieces of pairs and of their order."""
+    digest = hashlib.sha256()
+    for column in pairs.columns.values():
+        for text in column.texts if isinstance(column, KeptRows) else column:
+            data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else bytes(text)
+            digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
 
 
 def steps_per_epoch(rows: int, batch_size: int, ranks: int) -> int:

@@ -12,6 +12,8 @@ from ..encoders.saved import check_model_name
 from ..estimators.cache import cache_folder
 from ..estimators.space import Need, check_space
 from . import simcse
+from .checkpoint import RUN_FILE
+from .output import check_output
 from .settings import STATIC, UNWEIGHTED, TrainSettings
 
 if TYPE_CHECKING:
@@ -44,6 +46,24 @@ def needs_simcse(settings: TrainSettings) -> bool:
 def teacher_folder(settings: TrainSettings) -> Path:
     """Return where a teacher that a run trains first is kept."""
     return Path(f"{settings.output.rstrip('/')}-teacher")
+
+
+def checkpoint_folder(settings: TrainSettings) -> Path:
+    """Return where a run's checkpoints are kept."""
+    return Path(f"{settings.output.rstrip('/')}-checkpoint")
+
+
+def check_folders(settings: TrainSettings) -> None:
+    """Refuse folders that are not ours to replace: the output's, the teacher's, the checkpoints'.
+
+    Raises:
+        ValueError, OSError: As `check_output`.
+    """
+    check_output(Path(settings.output))
+    if needs_twin(settings) or needs_simcse(settings):
+        check_output(teacher_folder(settings))
+    if settings.resolved(static=settings.is_from_scratch).checkpoints or settings.resume:
+        check_output(checkpoint_folder(settings), RUN_FILE, "checkpoints")
 
 
 def check_models(settings: TrainSettings) -> None:
@@ -99,6 +119,32 @@ def model_need(
     return Need(what, folder or Path(settings.output), size)
 
 
+def checkpoint_need(
+    settings: TrainSettings, model: SentenceTransformer, *stages: str
+) -> list[Need]:
+    """Return the room that checkpoints take, on top of what is there already.
+
+    One has the model, its best weights and the optimizer's two moments. There are two of a training
+    that goes on; of one that has ended there is one, and the kept weights.
+
+    Args:
+        settings: Resolved settings.
+        model: What is trained.
+        *stages: The trainings; none for those of the model and its twin.
+    """
+    if not settings.checkpoints:
+        return []
+    if not stages:
+        has_twin = settings.compare or needs_twin(settings)
+        stages = (settings.loss, *(("infonce",) if has_twin else ()))
+    folder = checkpoint_folder(settings)
+    files = (path for stage in stages for path in (folder / stage).glob("checkpoint-*/*"))
+    there = sum(path.stat().st_size for path in files)
+    weights = {each.data_ptr(): each.nbytes for each in model.state_dict().values()}
+    size = (8 + 5 * (len(stages) - 1)) * sum(weights.values())
+    return [Need("the checkpoints", folder, max(0, size - there))]
+
+
 def table_need(settings: TrainSettings, model: SentenceTransformer, texts: int) -> Need:
     """Return the room that the table of a teacher's vectors takes."""
     width = model.get_embedding_dimension()
@@ -118,7 +164,7 @@ def check_room(settings: TrainSettings, model: SentenceTransformer, rows: int) -
     Raises:
         OSError: As `check_space`.
     """
-    needs = [model_need(settings, model, rows)]
+    needs = [model_need(settings, model, rows), *checkpoint_need(settings, model)]
     if needs_twin(settings):  # a copy of the model
         needs.append(model_need(settings, model, rows, teacher_folder(settings)))
         if settings.teacher_mode == "frozen":

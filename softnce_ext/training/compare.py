@@ -55,12 +55,17 @@ class Validation:
             self._best = mrr, systems
         return mrr
 
-    def systems(self, base: CodeBase) -> Systems:
+    def systems(self, base: CodeBase, figure: float | None) -> Systems:
         """Return the systems of a code base, with the weights of the best epoch put back.
 
-        Where it is the code base of the validation data, it is encoded already.
+        Where it is the code base of the validation data, it is encoded already, but for an epoch
+        of before the run was killed.
+
+        Args:
+            base: The code base.
+            figure: The MRR of the best epoch.
         """
-        if self._best is not None and self._best[1].base is base:
+        if self._best is not None and self._best[0] == figure and self._best[1].base is base:
             return self._best[1]
         return Systems(self.model, base, name_boost=self.name_boost)
 

@@ -17,7 +17,15 @@ from ..estimators.encoder import SimCSEEstimator, TeacherEstimator
 from ..estimators.frozen import check_unit_vectors
 from ..estimators.space import Need, check_space
 from . import simcse
-from .before import model_need, needs_twin, table_need, teacher_folder, told_cure
+from .before import (
+    checkpoint_need,
+    model_need,
+    needs_twin,
+    table_need,
+    teacher_folder,
+    told_cure,
+)
+from .checkpoint import Stage
 from .model import remember_codes, texts_of
 from .rules import WITH_TEMPERATURE
 from .settings import UNWEIGHTED, TrainSettings
@@ -52,6 +60,7 @@ def find_teacher(
     twin: SentenceTransformer | None,
     progress: bool,
     room: Sequence[Need] = (),
+    stage: Stage | None = None,
 ) -> tuple[Teacher | None, TrainingRun | None]:
     """Return the encoder behind the estimator, if it has one, and how its training went, if here.
 
@@ -61,6 +70,7 @@ def find_teacher(
         twin: The model that was trained with InfoNCE, where `needs_twin`.
         progress: Show progress on stderr.
         room: What else the run will write.
+        stage: The checkpoints of a SimCSE that is trained here.
 
     Raises:
         FileNotFoundError: There is no such model.
@@ -86,9 +96,11 @@ def find_teacher(
     with told_cure("--teacher"):
         start, _ = load_encoder(simcse.SIMCSE_MODEL)
     kept = model_need(settings, start, len(pairs), teacher_folder(settings))
-    check_space([*room, kept, table_need(settings, start, len(pairs))])
+    vectors = table_need(settings, start, len(pairs))
+    check_space([*room, kept, vectors, *checkpoint_need(settings, start, "simcse")])
     queries = [pair.query for pair in pairs]
-    model, run = simcse.train_simcse(start, queries, simcse_settings(settings), progress=progress)
+    how = simcse_settings(settings)
+    model, run = simcse.train_simcse(start, queries, how, progress=progress, stage=stage)
     return Teacher(model, boost), run
 
 

@@ -23,20 +23,23 @@ from ..functional import info_nce
 from . import ranks
 from .batches import TrainingPairs
 from .before import (
+    check_folders,
     check_models,
     check_room,
+    checkpoint_folder,
+    checkpoint_need,
     model_need,
-    needs_simcse,
     needs_twin,
     teacher_folder,
 )
+from .checkpoint import Checkpoints, Stage
 from .compare import Validation, add_seconds, differences, hybrid_weight_of, rank_all
 from .corpus import Corpus, read_corpus, split_corpus
 from .estimator import check_teacher, find_teacher, make_estimator, simcse_settings
 from .losses import make_loss
 from .model import prepare_model, remember_codes, texts_of
-from .output import check_output, save_model
-from .record import data_hash, library_versions, split_summary
+from .output import save_model
+from .record import data_hash, library_versions, run_identity, split_summary
 from .settings import TrainSettings
 from .trainer import JobInterrupted, TrainingInterrupted, TrainingRun, train_encoder
 
@@ -66,6 +69,7 @@ class TrainingJob:
         self.runs: dict[str, TrainingRun] = {}
         self.models: dict[str, SentenceTransformer] = {}
         self.validations: dict[str, Validation] = {}
+        self.checkpoints: Checkpoints | None = None
         self.tables: dict[str, Any] = {}  # what the teacher's tables cost, by side
         self.recorded: dict[str, Any] = {}  # of data and teacher
 
@@ -86,7 +90,8 @@ class TrainingJob:
             left = self.left or "nothing was written"
             if self.saved:
                 left = f"{self.settings.output} holds {self.saved}"
-            raise JobInterrupted(f"interrupted: {left}") from None
+            cure = "" if self.checkpoints is None else self.checkpoints.cure()
+            raise JobInterrupted(f"interrupted: {left}{cure}") from None
         self.seconds["total"] = time.perf_counter() - begin
         return report
 
@@ -100,6 +105,11 @@ class TrainingJob:
                 static=is_static(model), rows=len(corpus.split.train)
             )
             check_teacher(settings, model)
+            identity = run_identity(
+                self.recorded["data_hash"], settings.to_json(), library_versions(model), model
+            )
+            self.checkpoints = Checkpoints(checkpoint_folder(settings), settings, identity)
+            self.checkpoints.check()
             ranks.from_first(lambda: check_room(settings, model, len(corpus.split.train)))
             self._remember(model, corpus)
             twin = copy.deepcopy(model) if settings.compare or needs_twin(settings) else None
@@ -114,12 +124,12 @@ class TrainingJob:
         if not ranks.part():
             return {}
         with self._phase("evaluating"):
-            return self._report(corpus, weight)
+            report = self._report(corpus, weight)
+        self.checkpoints.end()
+        return report
 
     def _corpus(self) -> Corpus:
-        check_output(Path(self.settings.output))
-        if needs_twin(self.settings) or needs_simcse(self.settings):
-            check_output(teacher_folder(self.settings))
+        check_folders(self.settings)
         with self._phase("reading"):
             pairs, prepared = read_corpus(self.settings, progress=self.progress)
         with self._phase("splitting"):
@@ -142,8 +152,9 @@ class TrainingJob:
         with self._phase("teacher"):
             twin = self.models.get("infonce") if needs_twin(settings) else None
             pairs = corpus.split.train
-            room = [model_need(settings, model, len(pairs))]
-            teacher, run = find_teacher(settings, pairs, twin, self.progress, room)
+            room = [model_need(settings, model, len(pairs)), *checkpoint_need(settings, model)]
+            stage = self._stage("simcse")
+            teacher, run = find_teacher(settings, pairs, twin, self.progress, room, stage)
             if run is not None and teacher is not None:
                 self.runs["simcse"] = made = run
                 encoder, how = teacher.model, simcse_settings(settings)._asdict()
@@ -176,7 +187,7 @@ class TrainingJob:
     ) -> float:
         """Write the model; return the hybrid's weight."""
         settings = self.settings
-        systems = self.validations[settings.loss].systems(corpus.valid.base)
+        systems = self.validations[settings.loss].systems(corpus.valid.base, run.figure)
         weight = hybrid_weight_of(systems, corpus.valid)
         content = {
             "name_boost": settings.name_boost,
@@ -240,7 +251,12 @@ class TrainingJob:
             validate=validation.mrr,
             title=f"training {name}",
             progress=self.progress,
+            stage=self._stage(name, self.recorded.get("teacher_hash")),
         )
+
+    def _stage(self, name: str, teacher: str | None = None) -> Stage:
+        assert self.checkpoints is not None
+        return Stage(self.checkpoints, name, teacher)
 
     def _report(self, corpus: Corpus, weight: float) -> dict[str, Any]:
         settings, task = self.settings, corpus.test
@@ -249,7 +265,7 @@ class TrainingJob:
         if not settings.compare:
             order = [settings.loss]  # a twin was trained for its vectors alone
         encoded = {
-            name: self.validations[name].systems(task.base)
+            name: self.validations[name].systems(task.base, self.runs[name].figure)
             for name in order
             if name in self.validations
         }

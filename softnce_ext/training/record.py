@@ -11,7 +11,10 @@ from .. import __version__
 from ..data.dataflow.languages import language_named
 from ..data.pairs import pair_hash
 from ..data.split import Split
+from . import ranks
 
+_HASHED = {"data": "other data", "pairs": "other training pairs"}
+_HASHED |= {"start": "other weights to start from", "teacher": "another teacher"}
 LIBRARIES = ("torch", "sentence-transformers", "transformers", "tokenizers", "numpy")
 
 
@@ -35,6 +38,34 @@ def data_hash(split: Split) -> str:
     for name, pairs in split.parts().items():
         digest.update(f"{name}\0{' '.join(sorted(map(pair_hash, pairs)))}\0".encode())
     return digest.hexdigest()
+
+
+def run_identity(
+    data: str, settings: dict[str, Any], versions: dict[str, str], model: Any
+) -> dict[str, Any]:
+    """Return what decides a run's result, as JSON values: all but the weights it starts from.
+
+    Args:
+        data: The hash of the split's pairs.
+        settings: All that count.
+        versions: Those of the libraries.
+        model: What is trained.
+    """
+    settings = {name: value for name, value in settings.items() if name != "output"}
+    told = {"data": data, "settings": settings, "versions": versions}
+    return {**told, "ranks": ranks.count(), "device": model.device.type}
+
+
+def difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    """Return in words what another run had, where it differs from ours first; "" for nowhere."""
+    for name in {**ours, **theirs}:
+        there, here = theirs.get(name), ours.get(name)
+        if isinstance(there, dict) and isinstance(here, dict):
+            if found := difference(there, here):
+                return found
+        elif there != here:
+            return f"had {_HASHED.get(name) or f'{name} {there}, got {here}'}"
+    return ""
 
 
 def split_summary(split: Split) -> dict[str, Any]:

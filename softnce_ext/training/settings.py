@@ -299,6 +299,19 @@ class TrainSettings:
         "(default: yes for a static encoder with loss soft-infonce)",
     )
     output: str = option("output", str, "softnce-model", "folder to write the model into")
+    checkpoints: bool | None = option(
+        "output",
+        bool,
+        None,
+        "write a checkpoint after each epoch into OUTPUT-checkpoint, which is removed when the run "
+        "has ended well (default: yes, but for a static encoder, whose run takes a minute)",
+    )
+    resume: bool = option(
+        "output",
+        bool,
+        False,
+        "go on with the same run, which was killed, from its last checkpoint",
+    )
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -349,6 +362,7 @@ class TrainSettings:
             defaults |= SYSTEMS[self.preset].defaults()
         defaults["scale"] = SCALES[self.scoring or defaults["scoring"]]
         defaults["mask_duplicates"] = self.loss != "simcse"
+        defaults["checkpoints"] = not static or self.loss == "simcse"
         defaults["compare"] = self.is_from_scratch and self.loss == WEIGHTED
         left_out = unused(self)
         return replace(
@@ -361,8 +375,8 @@ class TrainSettings:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the settings that count, as JSON values."""
-        left_out = unused(self)
+        """Return the settings that count for the result, as JSON values."""
+        left_out = {*unused(self), "checkpoints", "resume"}
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 

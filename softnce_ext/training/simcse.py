@@ -16,6 +16,7 @@ from ..encoders.load import is_static, set_max_length
 from ..sentence_transformers import SoftInfoNCELoss
 from . import ranks
 from .batches import TextPairs
+from .checkpoint import Stage
 from .settings import TrainSettings
 from .simcse_settings import SIMCSE_SETTINGS as SIMCSE_SETTINGS
 from .simcse_settings import SimCSESettings as SimCSESettings
@@ -35,6 +36,7 @@ def train_simcse(
     *,
     mask_duplicates: bool = False,
     progress: bool = True,
+    stage: Stage | None = None,
 ) -> tuple[SentenceTransformer, TrainingRun]:
     """Train a transformer on queries without their codes, in place, by SentenceTransformerTrainer.
 
@@ -46,6 +48,7 @@ def train_simcse(
         settings: One of `SIMCSE_SETTINGS`, or one's own.
         mask_duplicates: Leave equal queries out of each other's negatives; the sources do not.
         progress: Show a progress bar on stderr.
+        stage: As in `train_encoder`.
 
     Returns:
         The encoder for `softnce_ext.estimators.encoder.SimCSEEstimator`, with the weights of
@@ -78,7 +81,13 @@ def train_simcse(
     pairs = TextPairs(queries, queries, sides=("query", "query"))
     try:
         run = train_encoder(
-            trained, loss, pairs, options, title="training simcse", progress=progress
+            trained,
+            loss,
+            pairs,
+            options,
+            title="training simcse",
+            progress=progress,
+            stage=stage,
         )
     except TrainingInterrupted as stop:
         stop.model = encoder  # without the layer that is there in training alone

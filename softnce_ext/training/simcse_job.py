@@ -11,10 +11,18 @@ from ..data.split import Split
 from ..encoders.saved import load_encoder
 from ..estimators.space import check_space
 from . import ranks, simcse
-from .before import check_models, model_need, told_cure
+from .before import (
+    check_folders,
+    check_models,
+    checkpoint_folder,
+    checkpoint_need,
+    model_need,
+    told_cure,
+)
+from .checkpoint import Checkpoints, Stage
 from .corpus import read_corpus, split_corpus
-from .output import check_output, save_metrics, save_model
-from .record import data_hash, library_versions, split_summary
+from .output import save_metrics, save_model
+from .record import data_hash, library_versions, run_identity, split_summary
 from .settings import TrainSettings
 from .trainer import JobInterrupted, TrainingInterrupted, TrainingRun
 
@@ -47,7 +55,7 @@ def _run(settings: TrainSettings, progress: bool) -> dict[str, Any]:
     folder, together = Path(settings.output), ranks.count()
 
     def read() -> Split:
-        check_output(folder)
+        check_folders(settings)
         check_models(settings)
         return split_corpus(*read_corpus(settings, progress=progress), settings).split
 
@@ -66,29 +74,43 @@ def _run(settings: TrainSettings, progress: bool) -> dict[str, Any]:
     given = {name: value for name, value in given.items() if value is not None}
     how = simcse.SIMCSE_SETTINGS[settings.simcse_settings]._replace(**given)
     queries = [pair.query for pair in split.train]
-    settings = replace(settings, mask_duplicates=bool(settings.mask_duplicates))
+    settings = replace(
+        settings,
+        mask_duplicates=bool(settings.mask_duplicates),
+        checkpoints=settings.checkpoints is not False,
+    )
     planned = replace(settings, batch_size=how.batch_size, epochs=how.epochs)
-    ranks.from_first(lambda: check_space([model_need(planned, model, len(queries))]))
+    room = [model_need(planned, model, len(queries)), *checkpoint_need(planned, model)]
+    ranks.from_first(lambda: check_space(room))
     seconds = {"preparing": time.perf_counter() - begin}
-    told = {
+    told: dict[str, Any] = {
         "data_hash": data_hash(split),
         "settings": {**settings.to_json(), "simcse": how._asdict()},
         "versions": library_versions(),
     }
+
+    identity = run_identity(told["data_hash"], told["settings"], told["versions"], model)
+    checkpoints = Checkpoints(checkpoint_folder(settings), settings, identity)
+    checkpoints.check()
 
     def keep(encoder: SentenceTransformer, run: TrainingRun) -> None:
         save_model(folder, encoder, {"name_boost": 0, **told}, split, run.steps)
 
     try:
         encoder, run = simcse.train_simcse(
-            model, queries, how, mask_duplicates=bool(settings.mask_duplicates), progress=progress
+            model,
+            queries,
+            how,
+            mask_duplicates=bool(settings.mask_duplicates),
+            progress=progress,
+            stage=Stage(checkpoints, "simcse"),
         )
     except TrainingInterrupted as stop:
         left = "nothing was written"
         if stop.run.epoch and ranks.is_first():
             keep(stop.model, stop.run)
             left = f"{folder} holds the encoder after epoch {stop.run.epoch} of {how.epochs}"
-        raise JobInterrupted(f"interrupted: {left}") from None
+        raise JobInterrupted(f"interrupted: {left}{checkpoints.cure()}") from None
     if not ranks.part():
         return {}
     keep(encoder, run)
@@ -101,4 +123,5 @@ def _run(settings: TrainSettings, progress: bool) -> dict[str, Any]:
         **told,
     }
     save_metrics(folder, report)
+    checkpoints.end()
     return report

@@ -8,12 +8,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.data_loader import prepare_data_loader
-from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers import SentenceTransformerTrainingArguments
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PrinterCallback, TrainerCallback
@@ -22,6 +22,7 @@ from ..encoders.load import is_static
 from ..sentence_transformers import SoftInfoNCELoss
 from . import ranks
 from .batches import RankBatches, TrainingPairs, steps_per_epoch
+from .checkpoint import BEST, WEIGHTS, CheckpointTrainer, Found, Stage
 from .settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -66,6 +67,11 @@ class TrainingRun:
     validation: list[float] = field(default_factory=list)
     epoch: int = 0
 
+    @property
+    def figure(self) -> float | None:
+        """The validation figure of the epoch that was kept; None where there is none."""
+        return self.validation[self.epoch - 1] if self.epoch and self.validation else None
+
     def summary(self) -> dict[str, Any]:
         """Return means over the steps, and the epochs, ready for JSON."""
         names = sorted({name for step in self.steps for name in step} - {"step", "epoch"})
@@ -91,6 +97,7 @@ def train_encoder(
     validate: Callable[[], float] | None = None,
     title: str = "training",
     progress: bool = True,
+    stage: Stage | None = None,
 ) -> TrainingRun:
     """Train a model in place; it ends with the weights of its best epoch.
 
@@ -105,9 +112,11 @@ def train_encoder(
             None keeps the last.
         title: Of the progress bar.
         progress: Show a progress bar on stderr.
+        stage: Its checkpoints, from which it goes on, and into which it writes; None for neither.
 
     Raises:
-        ValueError: The device cannot compute in the precision asked for.
+        ValueError: The device cannot compute in the precision asked for, or the checkpoints are
+            another run's.
         TrainingDivergedError: The loss of a step was not finite.
         TrainingInterrupted: Ctrl-C; the model has the weights of its best epoch so far.
     """
@@ -115,6 +124,13 @@ def train_encoder(
     batch_size = settings.batch_size
     run = TrainingRun()
     keeper = _KeepBest(model, run, validate)
+    found = None if stage is None else stage.find(model, pairs)
+    if found is not None:
+        keeper.go_on_from(found)
+        if found.finished:
+            keeper.restore()
+            model.eval()
+            return run
     bar = _Bar(title, run, hidden=not progress or not ranks.is_first())
     stop = _StopAfterStep()
     collator: Any = pairs.collator(model)
@@ -123,30 +139,30 @@ def train_encoder(
         trainer = _Trainer(
             batch_size,
             model=model,
-            args=_arguments(settings, scratch, len(pairs), static=is_static(model)),
+            args=_arguments(settings, scratch, len(pairs), stage, static=is_static(model)),
             train_dataset=pairs.dataset(),
             loss=loss,
             data_collator=collator,
             callbacks=[stop, bar, keeper],
         )
         trainer.remove_callback(PrinterCallback)  # it prints to stdout
-        begin = time.perf_counter()
+        trainer.stage, trainer.keeper = stage, keeper
         try:
             with stop:
-                trainer.train()
+                trainer.train(resume_from_checkpoint=str(found.folder) if found else None)
         except KeyboardInterrupt:
             keeper.restore()
             raise TrainingInterrupted(run, model) from None
         finally:
             bar.close()
         keeper.restore()
-        run.seconds = time.perf_counter() - begin
+        run.seconds = keeper.seconds()
     model.eval()
     return run
 
 
 def _arguments(
-    settings: TrainSettings, folder: str, rows: int, *, static: bool
+    settings: TrainSettings, folder: str, rows: int, stage: Stage | None = None, *, static: bool
 ) -> SentenceTransformerTrainingArguments:
     if settings.precision == "tf32" and not torch.cuda.is_available():
         raise ValueError("precision tf32 needs an NVIDIA GPU, got none; bf16 and fp32 need none")
@@ -177,7 +193,7 @@ def _arguments(
         # Adam's steps do not depend on the gradient's length; a static encoder needs no guard.
         max_grad_norm=0.0 if static else 1.0,
         logging_steps=1,
-        save_strategy="no",
+        save_strategy="no" if stage is None or not stage.run.writes else "epoch",
         report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
@@ -194,7 +210,7 @@ def _arguments(
     return arguments
 
 
-class _Trainer(SentenceTransformerTrainer):
+class _Trainer(CheckpointTrainer):
     """Stops at a loss that is not finite, logs what the loss counts, shares batches among ranks."""
 
     def __init__(self, batch_size: int, **options: Any) -> None:
@@ -291,7 +307,13 @@ class _Bar(TrainerCallback):
         self.bar: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar = tqdm(total=state.max_steps, desc=self.title, unit="step", disable=self.hidden)
+        self.bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            desc=self.title,
+            unit="step",
+            disable=self.hidden,
+        )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.bar.update(1)
@@ -310,7 +332,7 @@ class _Bar(TrainerCallback):
 
 
 class _KeepBest(TrainerCallback):
-    """Keeps the weights of the epoch with the highest validation figure."""
+    """Keeps the weights of the epoch with the highest validation figure, and says how far it is."""
 
     def __init__(
         self,
@@ -321,19 +343,47 @@ class _KeepBest(TrainerCallback):
         self.model, self.run, self.validate = model, run, validate
         self.best: dict[str, torch.Tensor] | None = None
         self.current = 0
+        self.begin = time.perf_counter()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.current += 1
         if self.validate is not None:
             self.run.validation.append(ranks.from_first(self.validate))
         if self.validate is None or self.run.validation[-1] == max(self.run.validation):
-            self.best = {
-                name: value.detach().cpu().clone()
-                for name, value in self.model.state_dict().items()
-            }
+            self.best = self._weights()
             self.run.epoch = self.current
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return {
+            name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, value in self.model.state_dict().items()
+        }
 
     def restore(self) -> None:
         """Put the kept weights back."""
         if self.best is not None:
             self.model.load_state_dict(self.best)
+
+    def seconds(self) -> float:
+        """Return how long the training has taken, before it was killed too."""
+        return time.perf_counter() - self.begin
+
+    def weights(self, *, finished: bool) -> dict[str, dict[str, torch.Tensor]]:
+        """Return what a checkpoint holds, by file; that of a finished training the kept weights."""
+        if self.best is not None and (finished or self.run.epoch == self.current):
+            return {WEIGHTS: self.best}
+        best = {} if self.best is None else {BEST: self.best}
+        return {WEIGHTS: self._weights(), **best}
+
+    def progress(self) -> dict[str, Any]:
+        """Return what else a checkpoint holds, as JSON values."""
+        return {"epochs": self.current, "run": {**asdict(self.run), "seconds": self.seconds()}}
+
+    def go_on_from(self, found: Found) -> None:
+        """Take up what a checkpoint holds."""
+        self.current = found.progress["epochs"]
+        for name, value in found.progress["run"].items():
+            setattr(self.run, name, value)
+        self.begin -= self.run.seconds
+        if self.run.epoch or found.finished:
+            self.best = found.kept()
