@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -193,6 +193,50 @@ def test_own_folder_is_replaced_whole_and_kept_beside(
     assert (tmp_path / "m.previous" / "left over").exists()
     for path in (tmp_path / "m").rglob("*"):
         assert path.stat().st_mode & 0o044 == 0o044  # others may load it
+
+
+class _Saved:
+    """What `save_model` asks of a model."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def save_pretrained(self, folder: str, **_: Any) -> None:
+        Path(folder).mkdir()
+        (Path(folder) / "weights").write_text(self.text)
+
+
+def test_what_stood_in_a_folder_is_lost_in_no_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = Split(train=[], valid=[], test=[], summary={}, versions={})
+
+    def save(text: str) -> None:
+        save_model(tmp_path / "m", cast(Any, _Saved(text)), {"of": text}, split, [])
+
+    def names() -> list[str]:
+        return sorted(path.name for path in tmp_path.iterdir())
+
+    save("first")
+    (tmp_path / "m.previous").write_text("somebody's")
+    save("second")
+    assert (tmp_path / "m.previous").read_text() == "somebody's"
+    assert (tmp_path / "m.previous.2" / "weights").read_text() == "first"
+    (tmp_path / "m.previous").unlink()
+    save("third")
+    assert (tmp_path / "m.previous" / "weights").read_text() == "second"
+    rename = Path.rename
+
+    def no_new_one(path: Path, target: Path) -> Path:
+        if path.name == "new":
+            raise OSError("no")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", no_new_one)
+    with pytest.raises(OSError, match="no"):
+        save("fourth")
+    assert (tmp_path / "m" / "weights").read_text() == "third"
+    assert names() == ["m", "m.previous.2"]  # the one before it made room
 
 
 def test_folder_of_others_is_refused_before_any_work(data: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import copy
 import signal
+import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -219,3 +221,13 @@ def test_other_losses_refuse_to_keep_hard_negatives_out_of_their_softmax() -> No
             exclude_hard_negatives=True,
             **rule,
         )
+
+
+def test_a_warm_up_that_is_the_whole_run_is_told() -> None:
+    settings = TrainSettings(batch_size=32, epochs=1, learning_rate=5e-2, warmup_epochs=1.0)
+    model = static_model([*QUERIES, *CODES])
+    with pytest.warns(RuntimeWarning, match="warmup_epochs 1 is the whole run: .* never is 0.05"):
+        train(model, settings.resolved(static=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        train(model, replace(settings, epochs=2).resolved(static=True))

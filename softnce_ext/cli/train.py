@@ -117,8 +117,9 @@ def _run(settings: TrainSettings, begin: float, *, as_json: bool) -> int:
     print(table)
     for line in _notes(report, settings.output):
         print(line)
-    if replaces:
-        print(f"the model that was there before is in {previous(Path(settings.output))}")
+    kept = previous(Path(settings.output))
+    if replaces and kept.is_dir():
+        print(f"the model that was there before is in {kept}")
     return 0
 
 
@@ -214,7 +215,7 @@ def _notes(report: dict[str, Any], output: str) -> list[str]:
     for name, run in report["training"].items():
         mean = run["mean"]
         counts = [f"{run['steps']} steps in {run['seconds']:.1f} s"]
-        pairs = report["settings"].get("batch_size")
+        pairs = min(report["settings"].get("batch_size") or 0, report["split"]["train"]["rows"])
         if pairs and name != "simcse":  # which has a batch size of its own
             counts[0] = f"{run['steps']} steps of {pairs:,} pairs in {run['seconds']:.1f} s"
         if epochs := len(run["validation_mrr"]):  # SimCSE has no validation, and keeps the last

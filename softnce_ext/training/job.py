@@ -195,6 +195,7 @@ class TrainingJob:
             "form": settings.form,
             "code_length": settings.code_length,
             "loss": loss.get_config_dict(),
+            "ranks": self.ranks,
             **self.recorded,
             "settings": settings.to_json(),
             "versions": library_versions(model),

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,8 +64,8 @@ def save_model(
 ) -> None:
     """Write the model and what belongs to it.
 
-    What an earlier run wrote there is kept beside it, as NAME.previous (one of them), unless it is
-    the same training.
+    What an earlier run wrote there is kept beside it, as NAME.previous (one of them; under a name
+    that follows, where something else has this one), unless it is the same training.
 
     Args:
         folder: As `check_output` passed it.
@@ -82,7 +83,6 @@ def save_model(
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
-        old = stage / "old"
         new = stage / "new"
         try:
             model.save_pretrained(str(new), create_model_card=False)
@@ -93,23 +93,36 @@ def save_model(
         write_lines(new / LOG_FILE, map(json.dumps, steps))
         for path in new.rglob("*"):  # safetensors files come readable by their owner alone
             path.chmod(path.stat().st_mode | _READABLE if path.is_file() else 0o755)
-        if place.exists():
-            place.rename(old)
-        try:
+        if not place.exists():
             new.rename(place)
-        except BaseException:
-            if old.exists():
-                old.rename(place)
-            raise
-        if old.exists() and not _is_same(old, place):
-            shutil.rmtree(previous(place), ignore_errors=True)
-            old.rename(previous(place))
+        elif _is_same(place, new):
+            _exchange(new, place, stage / "old")
+        else:
+            _exchange(new, place, _free(previous(place)))
     finally:
         if stage is not None:
             shutil.rmtree(stage, ignore_errors=True)
         for each in missing:
             with suppress(OSError):  # it holds the model, as it should
                 each.rmdir()
+
+
+def _exchange(new: Path, place: Path, kept: Path) -> None:
+    """Give a folder its place; what stands there goes to `kept`, and comes back if that fails."""
+    place.rename(kept)
+    try:
+        new.rename(place)
+    except BaseException:
+        kept.rename(place)
+        raise
+
+
+def _free(place: Path) -> Path:
+    """Return a name that is free: this one, where it is or becomes so, else one that follows it."""
+    if (place / SETTINGS_FILE).is_file():
+        shutil.rmtree(place, ignore_errors=True)
+    names = (place.with_name(f"{place.name}.{number}") for number in count(2))
+    return next(each for each in chain([place], names) if not os.path.lexists(each))
 
 
 def _is_same(folder: Path, other: Path) -> bool:

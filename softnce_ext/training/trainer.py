@@ -7,6 +7,7 @@ import signal
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -177,13 +178,22 @@ def _arguments(
             raise ValueError(f"{name} must be >= {together}, one for each rank, got {value}")
     per_epoch = steps_per_epoch(rows, settings.batch_size, together)
     total = per_epoch * settings.epochs
+    steps = min(settings.max_steps or total, total)
+    warmup = round((settings.warmup_epochs or 0.0) * per_epoch)
+    if warmup >= steps and ranks.is_first():
+        warnings.warn(
+            f"warmup_epochs {settings.warmup_epochs:g} is the whole run: the learning rate rises "
+            f"from 0 in all its steps, {steps} in number, and never is {settings.learning_rate:g}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     arguments = SentenceTransformerTrainingArguments(
         output_dir=folder,
         per_device_train_batch_size=math.ceil(settings.batch_size / together),
-        max_steps=min(settings.max_steps or total, total),
+        max_steps=steps,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="linear",
-        warmup_steps=round((settings.warmup_epochs or 0.0) * per_epoch),
+        warmup_steps=warmup,
         weight_decay=0.0,
         bf16=settings.precision == "bf16",
         # Without it the library takes bf16, and ranks, for a wish that only a GPU can meet.
