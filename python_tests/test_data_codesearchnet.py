@@ -23,7 +23,8 @@ from codesearchnet_dumps import (
 from softnce_ext.data.codesearchnet import Dump, prepare_language
 from softnce_ext.data.codesearchnet_folder import FILES, TABLE_6
 from softnce_ext.data.codesearchnet_read import read_prepared, read_retrieval
-from softnce_ext.data.codesearchnet_rows import cut_docstring, prepared_row
+from softnce_ext.data.codesearchnet_rows import prepared_row
+from softnce_ext.data.docstrings import cut_docstring
 from softnce_ext.data.formats import read_pairs
 from softnce_ext.data.rows import BadRow
 

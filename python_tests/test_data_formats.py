@@ -7,6 +7,7 @@ import pytest
 
 from softnce_ext.data.formats import read_pairs, write_pairs
 from softnce_ext.data.pairs import Pair
+from softnce_ext.data.split import split_by_package
 
 OURS = {"query": "Read  all\nlines.", "code": "def read(p):\n    return 1", "package": "io"}
 CODESEARCHNET = {
@@ -50,10 +51,11 @@ def read(path: Path, **options: Any) -> list[Pair]:
 
 
 def test_own_rows_are_read_and_their_name_found(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", OURS, "", {**OURS, "id": 7, "name": "n", "line": 3})
+    other = {**OURS, "query": "Read one.", "id": 7, "name": "n", "line": 3}
+    path = write(tmp_path / "a.jsonl", OURS, "", other)
     first, second = read(path)
     assert first == Pair("Read all lines.", OURS["code"], "read", "io", "", 0, "python")
-    assert second == Pair("Read all lines.", OURS["code"], "n", "io", "7", 3, "python")
+    assert second == Pair("Read one.", OURS["code"], "n", "io", "7", 3, "python")
 
 
 def test_codesearchnet_row_loses_the_docstring_in_its_code(tmp_path: Path) -> None:
@@ -63,13 +65,12 @@ def test_codesearchnet_row_loses_the_docstring_in_its_code(tmp_path: Path) -> No
     assert pairs.partitions == {pairs[0]: "test"}
 
 
-def test_python_2_falls_back_to_the_tokens(tmp_path: Path) -> None:
-    old = {**CODESEARCHNET, "code": 'def read():\n    """Read the lines."""\n    print 1'}
-    old["code_tokens"] = ["def", "read", '"""Read the lines."""', "print", "1"]
-    rows = write(tmp_path / "x.jsonl", old, {**old, "code_tokens": []})
-    pairs = read_pairs(rows, progress=False)
-    assert [each.code for each in pairs] == ["def read print 1"]
-    assert pairs.report["dropped"] == {"no code": 1}
+@pytest.mark.parametrize("doc", ['"""Read the lines."""', "'Read the lines.'", 'r"Other words."'])
+def test_python_2_loses_its_docstring_too(tmp_path: Path, doc: str) -> None:
+    old = {**CODESEARCHNET, "code": f"def read():\n    {doc}\n    print 1"}
+    old["code_tokens"] = ["def", "read", doc, "print", "1"]
+    pairs = read(write(tmp_path / "x.jsonl", old))
+    assert [each.code for each in pairs] == ["def read():\n    print 1"]
 
 
 def test_hugging_face_names_are_known(tmp_path: Path) -> None:
@@ -87,10 +88,116 @@ def test_query_is_the_joined_tokens_where_there_is_no_docstring(tmp_path: Path) 
     assert pairs.report["dropped"] == {"no documentation": 1}
 
 
-def test_own_python_row_never_holds_its_query_as_docstring(tmp_path: Path) -> None:
-    code = 'def f():\n    """Read the lines."""\n    return 1'
-    (pair,) = read(write(tmp_path / "x.jsonl", {"query": "Read the lines.", "code": code}))
-    assert pair.code == "def f():\n    return 1"
+BARE = "def f():\n    return 1"
+# A query with its code; none of them says the docstring as it stands there.
+DOCUMENTED = [
+    ("Read the lines.", 'def f():\n    """Read the lines."""\n    return 1'),
+    ("Read the lines.", "def f():\n    'Read the lines.'\n    return 1"),
+    ("Read the lines .", 'def f():\n    r"""Read the lines."""\n    return 1'),
+    ("read the lines", 'def f():\n    u"Read the `lines`."\n    return 1'),
+    ('Read the "lines".', 'def f():\n    "Read the \\"lines\\"."\n    return 1'),
+    ("Something else entirely.", "# Read\n# the lines.\ndef f():\n    return 1"),
+]
+
+
+@pytest.mark.parametrize("language", [None, "python", "Python3", "py", "python 2.7"])
+@pytest.mark.parametrize(("query", "code"), DOCUMENTED)
+def test_own_python_row_loses_its_documentation_whatever_the_query(
+    tmp_path: Path, query: str, code: str, language: str | None
+) -> None:
+    row = {"query": query, "code": code, "language": language}
+    (pair,) = read(write(tmp_path / "x.jsonl", row))
+    assert (pair.code, pair.language) == (BARE, "python")
+
+
+def test_own_row_of_python_2_or_a_class_loses_its_docstrings(tmp_path: Path) -> None:
+    old = {"query": "Print it.", "code": "def f():\n    'Print it now.'\n    print 1"}
+    held = {"query": "A thing.", "code": 'class A:\n    "A thing."\n    x = 1'}
+    codes = [each.code for each in read(write(tmp_path / "x.jsonl", old, held))]
+    assert codes == ["def f():\n    print 1", "class A:\n    x = 1"]
+
+
+@pytest.mark.parametrize(
+    ("language", "front", "code"),
+    [
+        ("golang", "// Read reads.\n", "func Read() int { return 1 }"),
+        ("Java", "/** Reads. */\n", "int read() { return 1; }"),
+        ("js", "/* Reads. */ ", "function read() { return 1; }"),
+        ("php", "# Reads.\n", "function read() { return 1; }"),
+        ("rb", "# Reads.\n", "def read\n  1\nend"),
+    ],
+)
+def test_own_row_of_another_language_loses_the_comment_in_front(
+    tmp_path: Path, language: str, front: str, code: str
+) -> None:
+    row = {"query": "Reads all the lines.", "code": front + code, "language": language}
+    assert [each.code for each in read(write(tmp_path / "x.jsonl", row))] == [code]
+
+
+def test_a_query_that_still_stands_in_the_code_is_counted_and_told_once(tmp_path: Path) -> None:
+    leak = {"query": "Read the `lines`.", "code": "x = 1  # read the lines"}
+    path = write(tmp_path / "x.jsonl", leak, {**leak, "code": "read the lines now"}, OURS)
+    with pytest.warns(UserWarning, match="word for word in the code of 2 of 3 rows") as told:
+        pairs = read_pairs(path, progress=False)
+    assert len(told) == 1
+    assert (len(pairs), pairs.report["query_in_code"]) == (3, 2)
+
+
+def test_a_language_that_is_not_read_is_kept_and_told(tmp_path: Path) -> None:
+    row = {**OURS, "code": "/// Reads.\nfn read() {}", "language": "Rust"}
+    with pytest.warns(UserWarning, match=r"not cut out of the code of rows in rust \(1\)"):
+        (pair,) = read(write(tmp_path / "x.jsonl", row))
+    assert (pair.language, pair.code) == ("rust", row["code"])
+
+
+def test_rows_read_as_python_for_want_of_a_language_are_counted(tmp_path: Path) -> None:
+    told = {**OURS, "query": "Read it so.", "language": "python"}
+    by_path = {**OURS, "query": "Read it here.", "path": "a.py"}
+    pairs = read_pairs(write(tmp_path / "x.jsonl", OURS, told, by_path), progress=False)
+    assert pairs.report["python_by_default"] == 1
+
+
+def test_comments_alone_are_no_code(tmp_path: Path) -> None:
+    row = {"query": "Read the lines.", "code": "// Reads them.", "language": "java"}
+    pairs = read_pairs(write(tmp_path / "x.jsonl", row), progress=False)
+    assert (pairs, pairs.report["dropped"]) == ([], {"no code": 1})
+
+
+def numbered(*numbers: int) -> list[dict[str, object]]:
+    return [{**OURS, "query": f"Read the line {n}.", "line": n} for n in numbers]
+
+
+def test_a_row_of_two_partitions_is_the_last_ones_alone(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", *numbered(1, 2, 3, 4, 5, 5))
+    write(tmp_path / "dev.jsonl", *numbered(3, 4, 6))
+    write(tmp_path / "test.jsonl", *numbered(4, 5, 7), {**numbered(6)[0], "path": "b.py"})
+    pairs = read_pairs(tmp_path, progress=False)
+    found = {name: "" for name in ("train", "valid", "test")}
+    for pair, part in pairs.partitions.items():
+        found[part] += pair.query[-2]
+    assert {part: "".join(sorted(each)) for part, each in found.items()} == {
+        "train": "12",
+        "valid": "3",
+        "test": "4567",
+    }
+    assert len(pairs) == 7
+    assert pairs.report["repeated"] == {
+        "rows of train that test holds too": 3,  # 4 and twice 5
+        "rows of train that valid holds too": 1,
+        "rows of valid that test holds too": 2,
+    }
+    assert pairs.report["dropped"] == pairs.report["repeated"]
+    split = split_by_package(pairs)
+    assert split.summary["dropped"] == pairs.report["repeated"]
+    assert split.summary["pairs"] == 13
+    assert not set(split.train) & {*split.valid, *split.test}
+
+
+def test_a_row_repeated_in_one_partition_stands_once(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.jsonl", {**OURS, "package": "z"}, OURS, {**OURS, "package": "k"})
+    pairs = read_pairs(path, progress=False)
+    assert [each.package for each in pairs] == ["io"]  # the least, whatever the order
+    assert pairs.report["dropped"] == {"exact duplicates": 2}
 
 
 def test_folder_of_files_gives_partitions_by_name(tmp_path: Path) -> None:
@@ -116,7 +223,8 @@ def test_folder_of_source_is_mined_even_with_data_below_it(tmp_path: Path) -> No
 
 
 def test_language_chooses_among_the_rows_of_a_file(tmp_path: Path) -> None:
-    path = write(tmp_path / "x.jsonl", {**OURS, "partition": "train"}, {**OURS, "language": "go"})
+    go = {**OURS, "query": "Read one.", "language": "go"}
+    path = write(tmp_path / "x.jsonl", {**OURS, "partition": "train"}, go)
     assert [each.language for each in read(path)] == ["python", "go"]
     pairs = read_pairs(path, language="python", progress=False)
     assert [each.language for each in pairs] == ["python"]
@@ -156,13 +264,14 @@ def test_bad_line_is_named_by_file_and_line(tmp_path: Path, row: object, message
 
 
 def test_bad_lines_are_skipped_and_counted_up_to_one_percent(tmp_path: Path) -> None:
-    path = write(tmp_path / "bad.jsonl", *[OURS] * 150, "{", *[OURS] * 49)
+    rows = numbered(*range(200))
+    path = write(tmp_path / "bad.jsonl", *rows[:150], "{", *rows[150:199])
     pairs = read_pairs(path, on_bad_line="skip", progress=False)
     assert (len(pairs), pairs.report["lines"], pairs.report["bad_lines"]) == (199, 200, 1)
     assert pairs.report["bad_examples"][0].startswith(f"{path}:151:")
     with pytest.raises(ValueError, match=":151:2: not JSON"):
         read(path)
-    write(path, *[OURS] * 150, "{", *[OURS] * 47, "{", "{")
+    write(path, *rows[:150], "{", *rows[150:197], "{", "{")
     with pytest.raises(
         ValueError, match=r"3 of 200 lines are bad, more than 1%; the first: .*:151"
     ):
@@ -171,7 +280,8 @@ def test_bad_lines_are_skipped_and_counted_up_to_one_percent(tmp_path: Path) -> 
 
 def test_giant_line_is_one_bad_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("softnce_ext.data.formats.MAX_LINE_BYTES", 1000)
-    path = write(tmp_path / "x.jsonl", *[OURS] * 150, "x" * 5000, *[OURS] * 10)
+    rows = numbered(*range(160))
+    path = write(tmp_path / "x.jsonl", *rows[:150], "x" * 5000, *rows[150:])
     pairs = read_pairs(path, on_bad_line="skip", progress=False)
     assert (len(pairs), pairs.report["bad_lines"]) == (160, 1)
     assert "less than 1,000 bytes" in pairs.report["bad_examples"][0]

@@ -6,24 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from .docstrings import cut_docstring
 from .rows import BadRow
 
 _CODE = ("original_string", "whole_func_string", "code", "func_code_string")
 _URL_LINE = re.compile(r"#L(\d+)")
 _WORDS = re.compile(r"\w+")
-_STRING = (
-    r"[rRbBuUfF]{0,2}(?:"
-    r'"""(?:[^\\]|\\.)*?"""|' + r"'''(?:[^\\]|\\.)*?'''|"
-    r'"(?:[^"\\\n]|\\.)*"|' + r"'(?:[^'\\\n]|\\.)*')"
-)
-_PYTHON = re.compile(
-    rf"(?P<string>{_STRING})|(?P<comment>#[^\n]*)|(?P<open>[(\[{{])|(?P<close>[)\]}}])"
-    r"|(?P<colon>:)|(?P<word>\w+)",
-    re.DOTALL,
-)
-# What may stand between a function's header and its docstring.
-_GAP = re.compile(r"(?:[ \t\f\r\n]|\\\n|#[^\n]*\n)*")
-_DOCSTRING = re.compile(rf"(?:{_STRING}(?:[ \t]|\\\r?\n)*)+(?:;[ \t]*|(?=#|\r?\n|\Z))", re.DOTALL)
 _QUOTE = re.compile(r"""[rRbBuUfF]{0,2}(\"{3}|'{3}|["'])""")
 
 
@@ -81,39 +69,6 @@ def prepared_row(record: Mapping[str, Any], language: str, name: str) -> dict[st
 def empty_field(row: Mapping[str, Any]) -> str:
     """Return the name of a row's text that is blank, "query" or "code"; "" where there is none."""
     return next((key for key in ("query", "code") if key in row and not row[key].strip()), "")
-
-
-def cut_docstring(code: str) -> str:
-    """Return a Python function without its docstring; other text comes back as it is.
-
-    It looks at tokens alone, so that Python 2, which `ast` refuses, loses its docstring too. A
-    docstring that is the whole body leaves an empty one, as in GraphCodeBERT's input.
-    """
-    depth, defined = 0, False
-    for token in _PYTHON.finditer(code):
-        kind = token.lastgroup
-        if kind == "word":
-            defined = defined or token[0] == "def"
-        elif kind == "open":
-            depth += 1
-        elif kind == "close":
-            depth -= 1
-        elif kind == "colon" and defined and depth == 0:
-            break
-    else:
-        return code
-    gap = _GAP.match(code, token.end())
-    start = gap.end() if gap else token.end()
-    found = _DOCSTRING.match(code, start)
-    if not found:
-        return code
-    end = found.end()
-    before, after = code[:start], code[end:]
-    line = before[before.rfind("\n") + 1 :]
-    if not line.strip() and (not after or after[:2].startswith(("\n", "\r\n"))):
-        # The lines were the docstring's alone.
-        before, after = before[: len(before) - len(line)], after.lstrip("\r").removeprefix("\n")
-    return (before + after).rstrip()
 
 
 def _is_docstring(token: str, words: list[str]) -> bool:

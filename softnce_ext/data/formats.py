@@ -7,12 +7,12 @@ import json
 import os
 import re
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Literal
 
 from .atomic import write_lines
+from .gather import Gathered
 from .mining import mine_folder
 from .pairs import Pair, Pairs, of_language
 from .rows import PARTITION_OF_WORD, BadRow, read_row
@@ -37,7 +37,8 @@ def read_pairs(
     A folder that `softnce prepare csn` wrote gives its queries their codes. Any other folder that
     holds JSON lines files is read as data, unless they lie below its top and source
     files are there too. Rows are our own ({"query", "code", ...}) or CodeSearchNet's. A
-    partition (train, valid, test) comes from a row's own field or from its file's name.
+    partition (train, valid, test) comes from a row's own field or from its file's name. Of rows
+    that repeat a (query, code) pair one stands, in test before valid before train.
 
     Args:
         path: The folder or file.
@@ -133,9 +134,7 @@ def _data_files(path: Path) -> list[Path]:
 def _read_files(root: Path, files: list[Path], skip: bool, progress: bool) -> Pairs:
     from tqdm import tqdm
 
-    pairs: list[Pair] = []
-    partitions: dict[Pair, str] = {}
-    faults: Counter[str] = Counter()
+    gathered = Gathered()
     bad: list[str] = []
     lines = bad_lines = 0
     total = sum(file.stat().st_size for file in files)
@@ -163,13 +162,7 @@ def _read_files(root: Path, files: list[Path], skip: bool, progress: bool) -> Pa
                         bad_lines += 1
                         bad = bad if len(bad) == 5 else [*bad, where]
                         continue
-                    if row.pair is None:
-                        faults[row.fault] += 1
-                        continue
-                    pairs.append(row.pair)
-                    partition = row.partition or named
-                    if partition:
-                        partitions.setdefault(row.pair, partition)
+                    gathered.add(row, row.partition or named)
             if not found:
                 raise ValueError(f"{file}: the file is empty")
             lines += found
@@ -178,16 +171,8 @@ def _read_files(root: Path, files: list[Path], skip: bool, progress: bool) -> Pa
             f"{root}: {bad_lines:,} of {lines:,} lines are bad, more than"
             f" {MAX_BAD_FRACTION:.0%}; the first: {bad[0]}"
         )
-    report: dict[str, Any] = {
-        "pairs": len(pairs),
-        "files": len(files),
-        "lines": lines,
-        "bad_lines": bad_lines,
-        "bad_examples": bad,
-        "dropped": dict(faults.most_common()),
-        "partitions": dict(Counter(partitions.values())),
-    }
-    return Pairs(pairs, partitions=partitions, report=report)
+    read = {"files": len(files), "lines": lines, "bad_lines": bad_lines, "bad_examples": bad}
+    return gathered.finished(str(root), read)
 
 
 def stream_lines(

@@ -107,24 +107,37 @@ def without_docstring(lines: Sequence[str], node: FunctionNode) -> str:
     first, last = node.lineno, node.end_lineno or node.lineno
     source = list(lines[first - 1 : last])
     if docstring_of(node):
-        statement = node.body[0]
-        start, end = statement.lineno - first, (statement.end_lineno or 0) - first
-        before = _bytes_before(source[start], statement.col_offset)
-        after = _bytes_after(source[end], statement.end_col_offset or 0)
-        shares_start = bool(before.strip())
-        shares_end = bool(after.strip()) and not after.lstrip().startswith("#")
-        if len(node.body) == 1:
-            source[start : end + 1] = [before + "pass" + after]
-        elif not shares_start and not shares_end:
-            del source[start : end + 1]
-        elif node.body[1].lineno - first == end:
-            rest = _bytes_after(source[end], node.body[1].col_offset)
-            source[start : end + 1] = [before + rest]
-        else:  # a ";" in front of the line's end or of a continuation
-            source[start : end + 1] = [before + "pass" + after]
+        cut_first_statement(source, node.body, first)
     indent = _bytes_before(source[0], node.col_offset)
     # Lines of a multi-line string may be indented less than the function; they stay as they are.
     return "\n".join(line.removeprefix(indent) for line in source).rstrip()
+
+
+def cut_first_statement(source: list[str], body: Sequence[ast.stmt], first: int = 1) -> None:
+    """Cut the first statement of a body out of lines, in place; `first` is their first's number."""
+    statement = body[0]
+    start, end = statement.lineno - first, (statement.end_lineno or 0) - first
+    before = _bytes_before(source[start], statement.col_offset)
+    after = _bytes_after(source[end], statement.end_col_offset or 0)
+    shares_start = bool(before.strip())
+    shares_end = bool(after.strip()) and not after.lstrip().startswith("#")
+    if len(body) == 1:
+        source[start : end + 1] = [before + "pass" + after]
+    elif not shares_start and not shares_end:
+        del source[start : end + 1]
+    elif body[1].lineno - first == end:
+        rest = _bytes_after(source[end], body[1].col_offset)
+        source[start : end + 1] = [before + rest]
+    else:  # a ";" in front of the line's end or of a continuation
+        source[start : end + 1] = [before + "pass" + after]
+
+
+def dedented_lines(source: str) -> list[str]:
+    """Return a text's lines without the indentation of the first that is not blank."""
+    lines = source.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    first = next((line for line in lines if line.strip()), "")
+    indent = first[: len(first) - len(first.lstrip(" \t"))]
+    return [line.removeprefix(indent) for line in lines]
 
 
 def remove_docstring(source: str) -> str:
@@ -135,9 +148,7 @@ def remove_docstring(source: str) -> str:
     Raises:
         SyntaxError, ValueError, LookupError, RecursionError, MemoryError: It does not parse.
     """
-    lines = source.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    indent = re.match(r"[ \t]*", lines[0])
-    lines = [line.removeprefix(indent.group() if indent else "") for line in lines]
+    lines = dedented_lines(source)
     for node in parse("\n".join(lines)).body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             return without_docstring(lines, node)

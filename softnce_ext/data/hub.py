@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .pairs import Pair, Pairs
+from .gather import Gathered
+from .pairs import Pairs
 from .rows import PARTITION_OF_WORD, BadRow, read_row
 
 if TYPE_CHECKING:
@@ -83,10 +83,7 @@ def read_hub(
     if config is None and ":" in name and not Path(name).exists():
         name, _, config = name.rpartition(":")
     parts = _load(name, split, config)
-    pairs: list[Pair] = []
-    partitions: dict[Pair, str] = {}
-    dropped: Counter[str] = Counter()
-    rows = 0
+    gathered = Gathered()
     with tqdm(
         total=sum(map(len, parts.values())), desc="reading", mininterval=0.3, disable=not progress
     ) as bar:
@@ -96,29 +93,17 @@ def read_hub(
             for batch in dataset.select_columns(list(columns)).iter(_BATCH):
                 keys = list(batch)
                 for values in zip(*batch.values(), strict=True):
-                    rows += 1
                     row = {columns[key]: value for key, value in zip(keys, values, strict=True)}
                     try:
                         read = read_row(row)
                     except BadRow as error:
-                        raise ValueError(f"{name}, {part}, row {rows}: {error}") from None
+                        raise ValueError(
+                            f"{name}, {part}, row {gathered.rows + 1}: {error}"
+                        ) from None
                     bar.update()
-                    if read.pair is None:
-                        dropped[read.fault] += 1
-                        continue
-                    pairs.append(read.pair)
-                    if partition := held or read.partition:
-                        partitions.setdefault(read.pair, partition)
-    report: dict[str, Any] = {
-        "pairs": len(pairs),
-        "files": len(parts),
-        "lines": rows,
-        "bad_lines": 0,
-        "bad_examples": [],
-        "dropped": dict(dropped.most_common()),
-        "partitions": dict(Counter(partitions.values())),
-    }
-    return Pairs(pairs, partitions=partitions, report=report)
+                    gathered.add(read, held or read.partition)
+    read_rows = {"files": len(parts), "lines": gathered.rows, "bad_lines": 0, "bad_examples": []}
+    return gathered.finished(name, read_rows)
 
 
 def _load(name: str, split: str | None, config: str | None) -> dict[str, Dataset]:

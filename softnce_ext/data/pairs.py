@@ -55,6 +55,11 @@ class Pairs(list[Pair]):
         self.report = report or {}
 
 
+def in_order(pair: Pair) -> tuple[str, str, int, str, str]:
+    """Return what pairs are sorted by, so that nothing depends on how files were read."""
+    return pair.package, pair.path, pair.line, pair.query, pair.code
+
+
 def pair_hash(pair: Pair) -> str:
     """Return 16 hex digits that name a pair's query and code, the same on every machine."""
     text = f"{pair.query}\0{pair.code}".encode(errors="surrogatepass")

@@ -6,12 +6,16 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from .docstrings import cut_docstring, undocumented_python
 from .documentation import first_paragraph
+from .front_comments import cut_front_comments
 from .functions import UNPARSABLE, remove_docstring
 from .pairs import Pair
-from .source_files import language_of
+from .source_files import known_language, language_of
 
 MAX_FIELD_CHARACTERS = 1_000_000
+# A query of fewer words, such as "sort list", may well be a part of the code it asks for.
+MIN_VERBATIM_WORDS = 3
 
 # The first name that a row has is read. CodeSearchNet's own files, then Hugging Face's.
 _CODE = ("code", "func_code_string", "original_string", "whole_func_string")
@@ -26,6 +30,7 @@ _PARTITION = ("partition", "split_name")
 _CODESEARCHNET = frozenset(_DOCSTRING + _DOCSTRING_TOKENS + _FUNC_NAME)
 
 _URL_LINE = re.compile(r"#L(\d+)")
+_WORDS = re.compile(r"\w+")
 _DEFINED_NAME = re.compile(r"\b(?:def|func|function)\s+(?:self\.)?(\w+)")
 PARTITION_OF_WORD = {
     "train": "train",
@@ -51,19 +56,30 @@ class BadRow(ValueError):
 
 
 class Row(NamedTuple):
-    """A row read: its pair, None where it cannot be one (`fault` says why), and its partition."""
+    """A row read.
+
+    Attributes:
+        pair: Its pair, None where it cannot be one.
+        partition: "train", "valid" or "test"; "" where the row says none.
+        fault: Why there is no pair.
+        has_query: Whether the query's words still stand in the code, one after the other.
+        has_language: Whether the row or its path says its language; else it is read as Python.
+    """
 
     pair: Pair | None
     partition: str = ""
     fault: str = ""
+    has_query: bool = False
+    has_language: bool = True
 
 
 def read_row(row: object) -> Row:
     """Return the pair of one JSON object.
 
     Our own rows have "query" and "code", and may have "name", "path" or "id", "package", "line"
-    and "language". A row with "func_name" or a docstring field is CodeSearchNet's. A Python
-    docstring is cut out of the code, so that the query never stands in the document.
+    and "language", Python where absent. A row with "func_name" or a docstring field is
+    CodeSearchNet's. Documentation is cut out of the code whatever the query says: docstrings of
+    Python, the comments in front of a function of the other five languages.
 
     Raises:
         BadRow: A field is missing, is of a wrong type, is empty, too long or not text.
@@ -83,23 +99,21 @@ def _own_row(row: Mapping[str, Any]) -> Row:
     query = " ".join(query.split())
     path = _text(row, _PATH) or _text(row, ("id",))
     language = _language(row, path)
-    quotes = '"""' in code or "'''" in code
-    if language == "python" and quotes and query in " ".join(code.split()):
-        try:
-            code = remove_docstring(code)
-        except UNPARSABLE:
-            return Row(None, fault="documentation inside code that does not parse")
+    partition = _partition(row)
+    code = _undocumented(code, language or "python")
+    if not code.strip():
+        return Row(None, partition, "no code")
     name = _text(row, ("name",))
     if not name and (match := _DEFINED_NAME.search(code)):
         name = match[1]
     package = _text(row, ("package", *_REPO)) or (path.split("/")[0] if "/" in path else "")
-    pair = Pair(query, code, name, package, path, _line(row), language)
-    return Row(pair, _partition(row))
+    pair = Pair(query, code, name, package, path, _line(row), language or "python")
+    return Row(pair, partition, "", _stands_in(query, code), bool(language))
 
 
 def _codesearchnet_row(row: Mapping[str, Any]) -> Row:
     code = _text(row, _CODE, required=True)
-    code_tokens = _tokens(row, _CODE_TOKENS)
+    _tokens(row, _CODE_TOKENS)  # not used, but a broken one tells of a broken file
     docstring = _text(row, _DOCSTRING)
     tokens = _tokens(row, _DOCSTRING_TOKENS)
     query = _text(row, ("query",)) or first_paragraph(docstring) or " ".join(tokens)
@@ -107,7 +121,7 @@ def _codesearchnet_row(row: Mapping[str, Any]) -> Row:
     path = _text(row, _PATH)
     url = _text(row, _URL)
     name = re.split(r"[.:#]+", _text(row, _FUNC_NAME))[-1]
-    language = _language(row, path)
+    language = _language(row, path) or "python"
     line = int(match[1][:9]) if (match := _URL_LINE.search(url)) else _line(row)
     partition = _partition(row)
     if not query:
@@ -116,7 +130,7 @@ def _codesearchnet_row(row: Mapping[str, Any]) -> Row:
         try:
             code = remove_docstring(code)
         except UNPARSABLE:  # Python 2
-            code = " ".join(token for token in code_tokens if not _is_docstring(token))
+            code = cut_docstring(code)
     if not code.strip():
         return Row(None, partition, "no code")
     return Row(Pair(query, code, name, _text(row, _REPO), path, line, language), partition)
@@ -173,16 +187,26 @@ def _line(row: Mapping[str, Any]) -> int:
 
 
 def _language(row: Mapping[str, Any], path: str) -> str:
-    language = _text(row, ("language", "lang")).lower()
-    return language or language_of(path) or "python"
+    """Return the language that a row or its path says, "" where neither does."""
+    language = _text(row, ("language", "lang"))
+    return known_language(language) or language_of(path) or ""
 
 
 def _partition(row: Mapping[str, Any]) -> str:
     return PARTITION_OF_WORD.get(_text(row, _PARTITION).lower(), "")
 
 
-def _is_docstring(token: str) -> bool:
-    return token.lstrip("rRuUbB").startswith(('"""', "'''"))
+def _undocumented(code: str, language: str) -> str:
+    if language == "python":
+        return undocumented_python(code)
+    return cut_front_comments(code, language)
+
+
+def _stands_in(query: str, code: str) -> bool:
+    words = _WORDS.findall(query.lower())
+    if len(words) < MIN_VERBATIM_WORDS:
+        return False
+    return f" {' '.join(words)} " in f" {' '.join(_WORDS.findall(code.lower()))} "
 
 
 def _kind(value: object) -> str:

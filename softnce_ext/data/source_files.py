@@ -46,12 +46,32 @@ SOURCE_FILES: Mapping[str, SourceFiles] = {
     ),
 }
 SUFFIXES = tuple(suffix for each in SOURCE_FILES.values() for suffix in each.suffixes)
+# What data files call the six beside their names, versions aside.
+_ALIASES = {
+    "golang": "go",
+    "js": "javascript",
+    "jsx": "javascript",
+    "node": "javascript",
+    "nodejs": "javascript",
+    "py": "python",
+    "rb": "ruby",
+}
+_VERSION = re.compile(r"[\s_-]*v?[\d.]+(?:x|\+)?$")
 _LANGUAGE_OF = {suffix: name for name, each in SOURCE_FILES.items() for suffix in each.suffixes}
 
 
 def language_of(path: str) -> str | None:
     """Return the language of a source file by its name, None where it is none of ours."""
     return _LANGUAGE_OF.get(os.path.splitext(path)[1])
+
+
+def known_language(name: str) -> str:
+    """Return the name of a language as we write it: "python" for "Python3" or "py"; others as is,
+    in lower case."""
+    name = name.strip().lower()
+    bare = _VERSION.sub("", name)
+    bare = _ALIASES.get(bare, bare)
+    return bare if bare in SOURCE_FILES else name
 
 
 def is_example(language: str, folders: Iterable[str], name: str) -> bool:

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from .duplicates import near_duplicates, normalised_code, normalised_query
-from .pairs import Pair, pair_hash
+from .pairs import Pair, in_order, pair_hash
 
 MAX_TRAIN_PER_PACKAGE = 3000
 MAX_HELD_OUT_PER_PACKAGE = 300  # no single package speaks for the whole test
@@ -82,8 +82,10 @@ def split_by_package(
             raise ValueError(f"{argument} must be at least 1, got {value}")
     if partitions is None:
         partitions = getattr(pairs, "partitions", {})
-    dropped: Counter[str] = Counter()
-    ordered = _in_order(pairs)
+    report = getattr(pairs, "report", {})
+    repeated = report.get("repeated", {})  # dropped as they were read
+    dropped: Counter[str] = Counter(repeated)
+    ordered = sorted(pairs, key=in_order)
     given = Counter(partitions[pair] for pair in ordered if pair in partitions)
     if given["train"] and (given["valid"] or given["test"]):
         unit, part_of = "given partition", _keep_partitions(ordered, partitions, seed)
@@ -96,7 +98,7 @@ def split_by_package(
     else:
         distinct = list({(pair.query, pair.code): pair for pair in reversed(ordered)}.values())
         distinct.reverse()
-        dropped["exact duplicates"] = len(ordered) - len(distinct)
+        dropped["exact duplicates"] += len(ordered) - len(distinct)
         unit, unit_of = _choose_unit(distinct)
         allotted = _allot(Counter(map(unit_of, distinct)), seed, max_train)
         parts = _gather(distinct, lambda pair: allotted[unit_of(pair)])
@@ -117,23 +119,18 @@ def split_by_package(
         "unit": unit,
         "rule": rule,
         "seed": seed,
-        "pairs": len(pairs),
+        "pairs": len(pairs) + sum(repeated.values()),
         "dropped": {reason: count for reason, count in dropped.items() if count},
         **{name: _describe(parts[name]) for name in PARTITIONS},
     }
+    if report.get("python_by_default"):
+        summary["python_by_default"] = report["python_by_default"]
     names = {pair.package for part in parts.values() for pair in part}
     versions = getattr(pairs, "versions", {})
     return Split(
         **parts,
         summary=summary,
         versions={name: versions[name] for name in sorted(names & versions.keys())},
-    )
-
-
-def _in_order(pairs: Iterable[Pair]) -> list[Pair]:
-    """Sort, so that nothing depends on the order in which files were read."""
-    return sorted(
-        pairs, key=lambda each: (each.package, each.path, each.line, each.query, each.code)
     )
 
 
