@@ -62,7 +62,7 @@ def test_json_holds_results_and_split(
         assert 0 <= row["mrr_low"] <= row["mrr"] <= row["mrr_high"] <= 1
         assert row["mrr"] == row["mrr_pessimistic"]
     wanted = {"data": data, "partition": "all", "pairs": 12, "packages": 3, "trained_on": 0}
-    assert report["split"] == {**wanted, "functions": 12}
+    assert report["split"] == {**wanted, "functions": 12, "repeated": {}}
     assert report["graded"] is report["comparison"] is None
     assert (report["cutoff"], report["ties"]) == (1000, "pessimistic")
 
@@ -268,3 +268,23 @@ def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["evaluate", *arguments])
     assert stopped.value.code == 2
+
+
+def test_repeated_rows_are_ranked_once_and_told(
+    encoder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write(tmp_path / "pairs.jsonl", [*ROWS, *ROWS[:2], ROWS[0]])
+    assert main(["evaluate", encoder, "--data", data]) == 0
+    out = capsys.readouterr().out
+    assert "12 queries against 12 functions of 3 packages" in out
+    assert "left out of the data: 3 exact duplicates" in out
+    assert main(["evaluate", encoder, "--data", data, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["split"]["repeated"] == {"exact duplicates": 3}
+
+
+def test_one_function_alone_is_not_ranked(
+    encoder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write(tmp_path / "pairs.jsonl", [ROWS[0], ROWS[0]])
+    assert main(["evaluate", encoder, "--data", data]) == 1
+    assert f"{data} must hold at least 2 functions to rank, got 1" in capsys.readouterr().err

@@ -24,7 +24,8 @@ def _no_pretrained(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_rows(tmp_path_factory.mktemp("data") / "pairs.jsonl", tiny_rows())
+    rows = [*tiny_rows(), *tiny_rows()[:2]]
+    return write_rows(tmp_path_factory.mktemp("data") / "pairs.jsonl", rows)
 
 
 def test_json_is_alone_on_stdout_and_saved_beside_the_model(
@@ -55,6 +56,7 @@ def test_table_names_the_systems_and_the_difference_in_words(
     for name in ("lexical", "lexical+", "untrained", "infonce", "soft-infonce", "hybrid"):
         assert sum(line.split()[:1] == [name] for line in lines[3:9]) == 1
     assert "soft-infonce minus infonce: " in shown
+    assert "left out of the split: 2 exact duplicates" in shown
     assert "epoch 1 of 1 kept" in shown  # the flag goes before the file
     assert "total" in shown and str(output) in lines[-1]
     assert "soft-infonce" in (output / "README.md").read_text()

@@ -158,6 +158,7 @@ def _evaluate(
             "pairs": len(read.pairs),
             "functions": len(read.base),
             "packages": len(set(packages)),
+            "repeated": dict(read.repeated),
             "trained_on": _count_trained_on(args.model, read.pairs),
         },
         "cutoff": args.cutoff,
@@ -262,7 +263,7 @@ def _count_trained_on(model: str, pairs: Sequence[Pair]) -> int:
 
 
 def _print(report: dict[str, Any]) -> None:
-    from .table import graded_table, metric_table
+    from .table import counted, graded_table, metric_table
 
     split, graded, comparison = report["split"], report["graded"], report["comparison"]
     if report["results"]:
@@ -271,6 +272,8 @@ def _print(report: dict[str, Any]) -> None:
         print(metric_table(report["results"]))
         if report["cutoff"] is not None:
             print(f"a rank beyond {report['cutoff']:,} counts as 0")
+        if split["repeated"]:
+            print(f"left out of the data: {counted(split['repeated'])}")
         for note in _notes(report["results"], split["packages"]):
             print(note)
         if split["trained_on"]:

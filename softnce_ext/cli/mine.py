@@ -10,6 +10,7 @@ from typing import Any
 
 from ..data.source_files import SOURCE_FILES
 from .arguments import positive_int
+from .table import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,8 +97,9 @@ def _lines(summary: dict[str, Any]) -> list[str]:
         lines.append(f"{summary['lines']:,} lines read, {summary['bad_lines']:,} bad ones skipped")
         lines.extend(f"  {example}" for example in summary["bad_examples"])
     if summary["dropped"]:
-        reasons = (f"{count:,} {reason}" for reason, count in summary["dropped"].items())
-        lines.append(f"left out: {', '.join(reasons)}")
+        lines.append(f"left out: {counted(summary['dropped'])}")
+    if by_default := summary.get("python_by_default"):
+        lines.append(f"{by_default:,} rows name no language and were read as Python")
     if packages := summary.get("pairs_per_package"):
         largest = (f"{name} {count:,}" for name, count in list(packages.items())[:8])
         more = len(packages) - 8

@@ -45,6 +45,11 @@ def format_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Column
     )
 
 
+def counted(counts: Mapping[str, int]) -> str:
+    """Return "1,234 exact duplicates, 5 no code"."""
+    return ", ".join(f"{count:,} {what}" for what, count in counts.items())
+
+
 def metric_table(results: Sequence[Mapping[str, Any]]) -> str:
     """Return `evaluation.figures.result_row`s as a table."""
     rows = [{"interval": _interval(result, "mrr"), **result} for result in results]

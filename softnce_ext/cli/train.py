@@ -27,6 +27,7 @@ from ..training.settings import (
 )
 from ..training.simcse_settings import SIMCSE_SETTINGS
 from ..training.systems import SYSTEMS
+from .table import counted
 
 _OF_SIMCSE = {**SIMCSE_SETTINGS["published"]._asdict()}
 _OF_SIMCSE["code_length"] = _OF_SIMCSE["length"]
@@ -232,6 +233,11 @@ def _notes(report: dict[str, Any], output: str) -> list[str]:
         spent = f"{table['seconds']:.1f} s, {table['megabytes']:.1f} MB on disk"
         made = "encoded once" if table["built"] else "found from an earlier run"
         notes.append(f"teacher's vectors of {table['rows']:,} {side} texts: {made}, {spent}")
+    dropped = report["split"].get("dropped")
+    if dropped and report["settings"].get("data"):  # of own data: what was in it is known
+        notes.append(f"left out of the split: {counted(dropped)}")
+    if by_default := report["split"].get("python_by_default"):
+        notes.append(f"{by_default:,} rows name no language and were read as Python")
     if note := report["split"].get("note"):
         notes.append(note)
     spent = ", ".join(f"{name} {took:.1f}" for name, took in report["seconds"].items())

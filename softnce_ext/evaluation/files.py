@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ class Read(NamedTuple):
         languages: Of all functions.
         cutoff: Ranks beyond it count as 0 in the MRR: the paper's for what `softnce prepare csn`
             wrote, as in training; None for all.
+        repeated: How many rows of the data were left out because another held their pair, by why.
     """
 
     base: CodeBase
@@ -36,6 +38,7 @@ class Read(NamedTuple):
     partition: str
     languages: frozenset[str]
     cutoff: int | None = None
+    repeated: Mapping[str, int] = {}
 
 
 def read_task(
@@ -58,8 +61,8 @@ def read_task(
 
     Raises:
         FileNotFoundError: Nothing is there.
-        ValueError: There is no pair or function, a line is bad, or `codebase` is given beside a
-            prepared folder.
+        ValueError: There is no pair, there are fewer than two functions to rank, a line is bad, or
+            `codebase` is given beside a prepared folder.
     """
     if data is not None and is_prepared(data):
         if codebase is not None:
@@ -74,12 +77,22 @@ def read_task(
     if data is None:
         names = [each.name for each in found.functions]
         base = CodeBase([each.code for each in found.functions], names, found.urls)
+        _check_size(base, codebase)
         return Read(base, None, [], "all", _languages(found.functions))
-    partition, pairs = _choose(read_pairs(data, progress=progress), partition)
+    everything = read_pairs(data, progress=progress)
+    partition, pairs = _choose(everything, partition)
     if not pairs:
         raise ValueError(f"{data} holds no (documentation, function) pair to evaluate on")
     task = RetrievalTask.of_pairs(pairs, found.functions, found.urls)
-    return Read(task.base, task, pairs, partition, _languages([*pairs, *found.functions]))
+    _check_size(task.base, data)
+    languages = _languages([*pairs, *found.functions])
+    repeated = everything.report.get("repeated", {})
+    return Read(task.base, task, pairs, partition, languages, repeated=repeated)
+
+
+def _check_size(base: CodeBase, path: Path | None) -> None:
+    if len(base) < 2:  # whose MRR is 1, whatever the model
+        raise ValueError(f"{path} must hold at least 2 functions to rank, got {len(base)}")
 
 
 class Functions(NamedTuple):
@@ -119,7 +132,8 @@ def _read_rows(path: Path) -> Functions:
                 row = decode_line(line)
                 fields = row if isinstance(row, dict) else {}
                 query = fields.get("query") or _NO_QUERY
-                pair = read_row({**fields, "query": query} if fields else row).pair
+                # Whichever partition it is of, it is searched.
+                pair = read_row({**fields, "query": query, "partition": ""} if fields else row).pair
             except BadRow as error:
                 raise ValueError(f"{path}:{number}: {error}") from None
             if pair is not None:

@@ -83,7 +83,8 @@ def split_corpus(
     others against the codes of their own part.
 
     Raises:
-        ValueError: The pairs do not fill three parts, or a manifest parts those of one prepared
+        ValueError: The pairs do not fill three parts, fewer than two are left to train on or fewer
+            than two functions to rank, or a manifest parts those of one prepared
             language otherwise than they are ranked.
     """
     if settings.manifest is not None:
@@ -93,10 +94,13 @@ def split_corpus(
     else:
         split = split_by_package(pairs)
     if len(prepared) != 1:
-        return _of_pairs(split)._replace(prepared=bool(prepared))
-    valid = RetrievalTask.of_prepared(prepared[0].retrieval("valid"))
-    test = RetrievalTask.of_prepared(prepared[0].retrieval("test"), valid.base)
-    return Corpus(split, valid, test, PAPER_CUTOFF, prepared=True)
+        corpus = _of_pairs(split)._replace(prepared=bool(prepared))
+    else:
+        valid = RetrievalTask.of_prepared(prepared[0].retrieval("valid"))
+        test = RetrievalTask.of_prepared(prepared[0].retrieval("test"), valid.base)
+        corpus = Corpus(split, valid, test, PAPER_CUTOFF, prepared=True)
+    _check_sizes(len(split.train), len(corpus.test.base))
+    return corpus
 
 
 def _prepared(settings: TrainSettings) -> list[PreparedLanguage]:
@@ -110,6 +114,15 @@ def _prepared(settings: TrainSettings) -> list[PreparedLanguage]:
     for each in found:
         each.check_whole()
     return found
+
+
+def _check_sizes(train: int, functions: int) -> None:
+    """Refuse a pair without a negative, and a ranking of one, whose MRR is 1."""
+    if train < 2 or functions < 2:
+        raise ValueError(
+            "data must leave at least 2 pairs to train on and 2 test functions to rank, got"
+            f" {train:,} and {functions:,}"
+        )
 
 
 def _check_parts(split: Split, pairs: Pairs, manifest: str) -> None:
