@@ -78,6 +78,8 @@ def test_yaml_has_the_flags_names_and_flags_go_before_it(tmp_path: Path) -> None
         ("qwerty: 3", "unknown setting 'qwerty'; known are model, preset, init"),
         ("- 1\n- 2", "must hold names and values, got list"),
         ("a: [", "must hold YAML"),
+        ("epochs: 3\nseed: 1\nepochs: 9", "yaml:3: a setting must stand once, got epochs again"),
+        ("batch-size: 3\nbatch_size: 9", "yaml:2: .* got batch_size again after line 1"),
     ],
 )
 def test_bad_yaml_is_named(tmp_path: Path, text: str, message: str) -> None:

@@ -33,20 +33,31 @@ def read_yaml(path: Path, known: Sequence[str]) -> dict[str, Any]:
     """Return the values of a YAML file by name.
 
     Raises:
-        ValueError: The file cannot be read, holds no names and values, or one that is not known.
+        ValueError: The file cannot be read, holds no names and values, or one that is not known or
+            stands there twice.
     """
     import yaml
 
     try:
-        read = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        tree, read = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"config {path} cannot be read: {error}") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{path} must hold YAML: {error}") from error
     if read is None:
         return {}
-    if not isinstance(read, dict):
+    if not isinstance(read, dict) or tree is None:
         raise ValueError(f"{path} must hold names and values, got {type(read).__name__}")
+    seen: dict[str, int] = {}  # the parser itself keeps the last of a repeated name
+    for key, _ in tree.value:
+        name, line = str(key.value).replace("-", "_"), key.start_mark.line + 1
+        if name in seen:
+            raise ValueError(
+                f"{path}:{line}: a setting must stand once, got {name} again after line"
+                f" {seen[name]}"
+            )
+        seen[name] = line
     values = {}
     for key, value in read.items():
         name = str(key).replace("-", "_")
