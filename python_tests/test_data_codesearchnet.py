@@ -369,8 +369,9 @@ def changed(**fields: Any) -> bytes:
 BAD = [
     (b'{"repo": 7', r"train.jsonl:7:11: not JSON: Expecting ',' delimiter"),
     (b"\xff", r"train.jsonl:7:1: byte 0xff is not UTF-8"),
-    (b"[1]", r"train.jsonl:7: must be a JSON object"),
-    (b"{}", r"train.jsonl:7: must have 'url', a string"),
+    (b"[1]", r"train.jsonl:7: must be a JSON object, got a list"),
+    (b"{}", r"train.jsonl:7: must have 'url', a string, got none"),
+    (b'{"url": 5}', r"train.jsonl:7: 'url' must be a string, got a number"),
     (
         changed(url=urls("ruby")["train"][0], language="go"),
         r"train.jsonl:7: 'language' must be 'ruby', as its path says, got 'go'",
@@ -417,6 +418,14 @@ def test_of_two_records_with_one_url_the_first_is_kept_and_the_other_counted(
     assert all(row["query"] != "other" for row in rows(tmp_path / "out", "ruby", "train"))
     whole = prepare(source, "ruby", tmp_path / "whole", use_filter=False)
     assert whole["files"]["train"]["left_out"] == {"duplicate URL": 1}
+
+
+def test_a_byte_order_mark_is_no_part_of_a_lists_first_url(tmp_path: Path) -> None:
+    lists = write_lists(tmp_path / "lists", "ruby")
+    for path in (lists / "ruby").iterdir():
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    report = prepare(write_zip(tmp_path, "ruby"), "ruby", tmp_path / "out", lists=lists)
+    assert report["complete"]
 
 
 @pytest.mark.parametrize(
@@ -502,16 +511,23 @@ def test_docstring_among_the_tokens_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"original_string": None, "code": None}, "must have 'original_string', got 'code', "),
-        ({"original_string": 7}, "'original_string' must be a string, got int"),
-        ({"code_tokens": "a b"}, "'code_tokens' must be a list of strings, got str"),
-        ({"docstring_tokens": [1]}, "'docstring_tokens' must be a list of strings, got list"),
-        ({"docstring_tokens": None}, "must have 'docstring_tokens', got 'code', "),
+        ({"original_string": None, "code": None}, "'original_string' must be a string, got null"),
+        ({"original_string": 7}, "'original_string' must be a string, got a number"),
+        ({"code_tokens": "a b"}, "'code_tokens' must be a list of strings, got a string"),
+        ({"docstring_tokens": ["a", 3]}, "must be a list of strings, got a number at place 2 of"),
+        ({"docstring_tokens": None}, "'docstring_tokens' must be a list of strings, got null"),
     ],
 )
 def test_fields_that_do_not_fit_are_named(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(BadRow, match=message):
         prepared_row({**record("ruby", "train", 1), **fields}, "ruby", "train")
+
+
+def test_a_field_that_is_missing_is_named_beside_those_there() -> None:
+    row = record("ruby", "train", 1)
+    del row["docstring_tokens"]
+    with pytest.raises(BadRow, match="must have 'docstring_tokens', got 'code', "):
+        prepared_row(row, "ruby", "train")
 
 
 def test_text_that_no_file_can_hold_is_replaced() -> None:

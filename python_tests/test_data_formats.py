@@ -209,6 +209,29 @@ def test_folder_of_files_gives_partitions_by_name(tmp_path: Path) -> None:
     assert len(pairs) == 3
 
 
+@pytest.mark.parametrize("name", ["eval", "evaluation", "my_eval.1", "val", "validation", "dev"])
+def test_validation_has_many_names(tmp_path: Path, name: str) -> None:
+    (pair,) = pairs = read_pairs(write(tmp_path / f"{name}.jsonl", OURS), progress=False)
+    assert pairs.partitions == {pair: "valid"}
+    row = {**OURS, "partition": "Evaluation"}
+    (pair,) = pairs = read_pairs(write(tmp_path / f"{name}.jsonl", row), progress=False)
+    assert pairs.partitions == {pair: "valid"}
+
+
+@pytest.mark.parametrize("name", ["extra.jsonl", "zoo.jsonl"])
+def test_a_file_of_no_partition_beside_others_is_refused(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "train.jsonl", *numbered(1))
+    write(tmp_path / name, *numbered(2))
+    message = rf"{name}: its name or its rows must say .* train.jsonl do, by one of train, .*test"
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path)
+    write(tmp_path / name, *({**row, "partition": "test"} for row in numbered(2)))
+    assert len(read(tmp_path)) == 2
+    (tmp_path / "train.jsonl").rename(tmp_path / "other.jsonl")
+    write(tmp_path / name, *numbered(2))
+    assert len(read(tmp_path)) == 2  # none says one
+
+
 def test_folder_of_source_is_mined_even_with_data_below_it(tmp_path: Path) -> None:
     function = 'def f(x):\n    """Return the sum of it."""\n    y = 1\n    y += x\n    return y\n'
     (tmp_path / "m.py").write_text(function)
@@ -249,6 +272,13 @@ BAD = [
     ({**CODESEARCHNET, "docstring": 3}, ":1: 'docstring' must be a string, got a number"),
     ({**CODESEARCHNET, "docstring_tokens": "a"}, ":1: 'docstring_tokens' must be a list of str"),
     ({**CODESEARCHNET, "code_tokens": [1]}, ":1: 'code_tokens' must be a list of strings"),
+    (
+        {**CODESEARCHNET, "docstring_tokens": ["a", 3]},
+        ":1: 'docstring_tokens' must be a list of strings, got a number at place 2 of it",
+    ),
+    ({**CODESEARCHNET, "url": 5}, ":1: 'url' must be a string, got a number"),
+    ({**OURS, "partition": "tset"}, ":1: 'partition' must be one of train, training, valid, "),
+    ({**HUGGING_FACE, "split_name": "Tset"}, "dev, eval, evaluation, test, got 'tset'"),
     ("[" * 100_000, ":1: not JSON"),
     ("7" * 10_000, ":1: "),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import os
 import re
@@ -191,6 +192,7 @@ def _read_list(entry: Entry) -> list[bytes]:
             data = gzip.decompress(data)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(f"{entry.name}: the gzip file is cut off or broken: {error}") from None
+    data = data.removeprefix(codecs.BOM_UTF8)  # as Windows' editors write it
     urls: dict[bytes, int] = {}
     for number, line in enumerate(data.split(b"\n"), 1):
         url = line.strip()

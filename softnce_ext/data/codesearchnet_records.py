@@ -8,7 +8,7 @@ from typing import Any
 
 from .codesearchnet_files import PARQUET, Entry, Part, opened
 from .formats import decode_line, stream_lines
-from .rows import PARTITION_OF_WORD, BadRow
+from .rows import PARTITION_OF_WORD, BadRow, kind_of
 
 _PARQUET_ROWS = 2000
 # Inside a JSON string a quote has a backslash before it, so these find the keys alone.
@@ -40,11 +40,15 @@ def read_records(
     for where, row in (_parquet_rows if is_parquet else _json_rows)(part.entry, wanted, advance):
         try:
             if not isinstance(row, Mapping):
-                raise BadRow("must be a JSON object")
+                raise BadRow(f"must be a JSON object, got {kind_of(row)}")
             if _is_of(row, part, language, partition):
-                url = row.get("url", row.get("func_code_url"))
+                name = "url" if "url" in row else "func_code_url"
+                url = row.get(name)
                 if not isinstance(url, str) or not url:
-                    raise BadRow("must have 'url', a string")
+                    if name not in row:
+                        raise BadRow("must have 'url', a string, got none")
+                    came = "an empty one" if url == "" else kind_of(url)
+                    raise BadRow(f"{name!r} must be a string, got {came}")
                 key = url.encode(errors="surrogatepass")
                 if wanted is None or key in wanted:
                     yield where, key, row

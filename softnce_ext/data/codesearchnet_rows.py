@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .docstrings import cut_docstring
-from .rows import BadRow
+from .rows import BadRow, check_strings, kind_of
 
 _CODE = ("original_string", "whole_func_string", "code", "func_code_string")
 _URL_LINE = re.compile(r"#L(\d+)")
@@ -89,10 +89,10 @@ def _string(record: Mapping[str, Any], keys: tuple[str, ...], *, required: bool 
         if value is None:
             continue
         if not isinstance(value, str):
-            raise BadRow(f"{key!r} must be a string, got {type(value).__name__}")
+            raise BadRow(f"{key!r} must be a string, got {kind_of(value)}")
         return _clean(value)
     if required:
-        raise BadRow(f"must have {keys[0]!r}, got {_keys(record)}")
+        raise _missing(record, keys, "a string")
     return ""
 
 
@@ -104,12 +104,11 @@ def _tokens(record: Mapping[str, Any], keys: tuple[str, ...], required: bool) ->
             continue
         if value == "":
             return []
-        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-            raise BadRow(f"{key!r} must be a list of strings, got {type(value).__name__}")
-        text = "".join(value)
-        return value if _clean(text) == text else [_clean(each) for each in value]
+        strings = check_strings(key, value)
+        text = "".join(strings)
+        return strings if _clean(text) == text else [_clean(each) for each in strings]
     if required:
-        raise BadRow(f"must have {keys[0]!r}, got {_keys(record)}")
+        raise _missing(record, keys, "a list of strings")
     return []
 
 
@@ -125,5 +124,9 @@ def _clean(text: str) -> str:
     return text
 
 
-def _keys(record: Mapping[str, Any]) -> str:
-    return ", ".join(map(repr, sorted(map(str, record))[:12])) or "no key at all"
+def _missing(record: Mapping[str, Any], keys: tuple[str, ...], wanted: str) -> BadRow:
+    """Return the error of a record that has none of the fields, or holds null in them."""
+    if empty := [key for key in keys if key in record]:
+        return BadRow(f"{empty[0]!r} must be {wanted}, got null")
+    there = ", ".join(map(repr, sorted(map(str, record))[:12])) or "no key at all"
+    return BadRow(f"must have {keys[0]!r}, got {there}")

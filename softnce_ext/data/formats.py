@@ -55,7 +55,8 @@ def read_pairs(
     Raises:
         FileNotFoundError: Nothing is there.
         ValueError: A line is bad (named by file and line), a file is empty or cut off, or nothing
-            readable, or of the language, is in the folder.
+            readable, or of the language, is in the folder. Some files say a partition and others
+            do not.
         ImportError: There is source, and all of it needs a grammar that is not installed.
     """
     from .codesearchnet_read import is_prepared, read_prepared
@@ -135,6 +136,7 @@ def _read_files(root: Path, files: list[Path], skip: bool, progress: bool) -> Pa
     from tqdm import tqdm
 
     gathered = Gathered()
+    of_partition: dict[bool, Path] = {}  # whether a file says one -> the first such file
     bad: list[str] = []
     lines = bad_lines = 0
     total = sum(file.stat().st_size for file in files)
@@ -148,7 +150,7 @@ def _read_files(root: Path, files: list[Path], skip: bool, progress: bool) -> Pa
     ) as bar:
         for file in files:
             named = _partition_of_name(file.relative_to(root) if root.is_dir() else Path(file.name))
-            found = 0
+            found, says = 0, named
             with open(file, "rb") as raw:
                 for number, line in stream_lines(raw, str(file), bar.update):
                     found += 1
@@ -162,10 +164,18 @@ def _read_files(root: Path, files: list[Path], skip: bool, progress: bool) -> Pa
                         bad_lines += 1
                         bad = bad if len(bad) == 5 else [*bad, where]
                         continue
-                    gathered.add(row, row.partition or named)
+                    partition = row.partition or named
+                    says = says or partition
+                    gathered.add(row, partition)
             if not found:
                 raise ValueError(f"{file}: the file is empty")
             lines += found
+            of_partition.setdefault(bool(says), file)
+            if len(of_partition) == 2:
+                raise ValueError(
+                    f"{of_partition[False]}: its name or its rows must say a partition, as those"
+                    f" of {of_partition[True].name} do, by one of {', '.join(PARTITION_OF_WORD)}"
+                )
     if bad_lines > MAX_BAD_FRACTION * lines:
         raise ValueError(
             f"{root}: {bad_lines:,} of {lines:,} lines are bad, more than"

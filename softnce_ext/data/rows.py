@@ -39,6 +39,8 @@ PARTITION_OF_WORD = {
     "validation": "valid",
     "val": "valid",
     "dev": "valid",
+    "eval": "valid",
+    "evaluation": "valid",
     "test": "test",
 }
 
@@ -85,7 +87,7 @@ def read_row(row: object) -> Row:
         BadRow: A field is missing, is of a wrong type, is empty, too long or not text.
     """
     if not isinstance(row, Mapping):
-        raise BadRow(f"must be a JSON object, got {_kind(row)}")
+        raise BadRow(f"must be a JSON object, got {kind_of(row)}")
     if _CODESEARCHNET.isdisjoint(row):
         return _own_row(row)
     return _codesearchnet_row(row)
@@ -145,7 +147,7 @@ def _text(row: Mapping[str, Any], keys: tuple[str, ...], *, required: bool = Fal
         if key == "id" and isinstance(value, int):
             value = str(value)
         if not isinstance(value, str):
-            raise BadRow(f"{key!r} must be a string, got {_kind(value)}")
+            raise BadRow(f"{key!r} must be a string, got {kind_of(value)}")
         if len(value) > MAX_FIELD_CHARACTERS:
             raise BadRow(
                 f"{key!r} must have at most {MAX_FIELD_CHARACTERS:,} characters, got {len(value):,}"
@@ -170,11 +172,26 @@ def _tokens(row: Mapping[str, Any], keys: tuple[str, ...]) -> list[str]:
         value = row.get(key)
         if value is None:
             continue
-        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-            raise BadRow(f"{key!r} must be a list of strings, got {_kind(value)}")
-        _text({key: " ".join(value)}, (key,))  # its length and characters
-        return value
+        strings = check_strings(key, value)
+        _text({key: " ".join(strings)}, (key,))  # its length and characters
+        return strings
     return []
+
+
+def check_strings(key: str, value: object) -> list[str]:
+    """Return a field's value, a list of strings.
+
+    Raises:
+        BadRow: It is none; the text says what came.
+    """
+    if not isinstance(value, list):
+        raise BadRow(f"{key!r} must be a list of strings, got {kind_of(value)}")
+    for place, each in enumerate(value):
+        if not isinstance(each, str):
+            raise BadRow(
+                f"{key!r} must be a list of strings, got {kind_of(each)} at place {place + 1} of it"
+            )
+    return value
 
 
 def _line(row: Mapping[str, Any]) -> int:
@@ -193,7 +210,11 @@ def _language(row: Mapping[str, Any], path: str) -> str:
 
 
 def _partition(row: Mapping[str, Any]) -> str:
-    return PARTITION_OF_WORD.get(_text(row, _PARTITION).lower(), "")
+    word = _text(row, _PARTITION).strip().lower()
+    if word and word not in PARTITION_OF_WORD:
+        key = next(key for key in _PARTITION if row.get(key))
+        raise BadRow(f"{key!r} must be one of {', '.join(PARTITION_OF_WORD)}, got {word[:40]!r}")
+    return PARTITION_OF_WORD.get(word, "")
 
 
 def _undocumented(code: str, language: str) -> str:
@@ -209,7 +230,7 @@ def _stands_in(query: str, code: str) -> bool:
     return f" {' '.join(words)} " in f" {' '.join(_WORDS.findall(code.lower()))} "
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
     """Return the JSON name of a value's type."""
     if value is None:
         return "null"
