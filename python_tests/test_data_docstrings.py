@@ -33,6 +33,10 @@ CUT = [
         "try:\n    def f(): pass\nexcept E:\n    pass",
     ),
     ("def f(a):\r\n    'Doc.'\r\n    return a", BARE),
+    (
+        "def f(a):  # so\n    # why\n    ('Return it.')\n    return a",
+        "def f(a):  # so\n    # why\n    return a",
+    ),
     # Python 2, which does not parse
     ("# Print it.\ndef f():\n    'Print it.'\n    print 1", "def f():\n    print 1"),
     (

@@ -24,6 +24,10 @@ _PYTHON = re.compile(
 # What may stand between a function's header and its docstring.
 _GAP = re.compile(r"(?:[ \t\f\r\n]|\\\n|#[^\n]*\n)*")
 _DOCSTRING = re.compile(rf"(?:{_STRING}(?:[ \t]|\\\r?\n)*)+(?:;[ \t]*|(?=#|\r?\n|\Z))", re.DOTALL)
+# A string at the start of the text or of a block, or a value in a dictionary.
+_STRING_FIRST = re.compile(
+    r"""(?:\A|:)(?:[ \t\f\r\n(]|\\\r?\n|#[^\r\n]*[\r\n])*[rRbBuUfF]{0,2}["']"""
+)
 _LEADING_COMMENTS = re.compile(r"\A(?:[ \t\f\r]*(?:#[^\n]*)?\n)+")
 _CUT = "\0"  # stands in no line of text that parses
 
@@ -35,9 +39,9 @@ def undocumented_python(code: str) -> str:
     function inside a function keeps its own, as in mined code. Text without a definition, or with
     nothing to cut, comes back as it is. What `ast` refuses (Python 2) is cut by its tokens.
     """
-    if not any(mark in code for mark in "\"'#"):
-        return code
     lines = dedented_lines(code)
+    if not _may_document(code, lines):
+        return code
     before = "\n".join(lines)
     try:
         tree = parse(before)
@@ -102,6 +106,11 @@ def _cut_next(code: str, position: int) -> tuple[str, int]:
         # The lines were the docstring's alone.
         before, after = before[: len(before) - len(line)], after.lstrip("\r").removeprefix("\n")
     return (before + after).rstrip(), token.end()
+
+
+def _may_document(code: str, lines: Sequence[str]) -> bool:
+    """Tell without parsing, which is most of the time, whether there may be something to cut."""
+    return bool(_STRING_FIRST.search(code)) or any(line.startswith("#") for line in lines)
 
 
 def _definitions(body: Sequence[ast.stmt]) -> Iterator[Definition]:
