@@ -73,6 +73,20 @@ def test_python_2_loses_its_docstring_too(tmp_path: Path, doc: str) -> None:
     assert [each.code for each in pairs] == ["def read():\n    print 1"]
 
 
+@pytest.mark.parametrize(
+    ("language", "code", "bare"),
+    [
+        ("python", 'class A:\n    "Read the lines."\n    x = 1', "class A:\n    x = 1"),
+        ("java", "/** Read the lines. */\nint f() { return 1; }", "int f() { return 1; }"),
+    ],
+)
+def test_a_row_of_a_docstring_is_cut_like_our_own(
+    tmp_path: Path, language: str, code: str, bare: str
+) -> None:
+    row = {"docstring": "Read the lines.", "code": code, "language": language}
+    assert [each.code for each in read(write(tmp_path / "x.jsonl", row))] == [bare]
+
+
 def test_hugging_face_names_are_known(tmp_path: Path) -> None:
     pairs = read_pairs(write(tmp_path / "x.jsonl", HUGGING_FACE), progress=False)
     code = HUGGING_FACE["whole_func_string"]

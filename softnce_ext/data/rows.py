@@ -123,19 +123,24 @@ def _codesearchnet_row(row: Mapping[str, Any]) -> Row:
     path = _text(row, _PATH)
     url = _text(row, _URL)
     name = re.split(r"[.:#]+", _text(row, _FUNC_NAME))[-1]
-    language = _language(row, path) or "python"
+    language = _language(row, path)
     line = int(match[1][:9]) if (match := _URL_LINE.search(url)) else _line(row)
     partition = _partition(row)
     if not query:
         return Row(None, partition, "no documentation")
-    if language == "python":
+    function = code
+    if language in ("", "python"):
         try:
-            code = remove_docstring(code)
+            function = remove_docstring(code)
         except UNPARSABLE:  # Python 2
-            code = cut_docstring(code)
-    if not code.strip():
+            function = cut_docstring(code)
+    if function == code:  # no function alone
+        function = _undocumented(code, language or "python")
+    if not function.strip():
         return Row(None, partition, "no code")
-    return Row(Pair(query, code, name, _text(row, _REPO), path, line, language), partition)
+    package = _text(row, _REPO)
+    pair = Pair(query, function, name, package, path, line, language or "python")
+    return Row(pair, partition, has_language=bool(language))
 
 
 def _text(row: Mapping[str, Any], keys: tuple[str, ...], *, required: bool = False) -> str:
