@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 from language_rows import LANGUAGES, language_rows
 
@@ -84,3 +86,9 @@ AROUND = [
 @pytest.mark.parametrize(("language", "code", "bare"), AROUND)
 def test_what_stands_around_the_function_stays(language: str, code: str, bare: str) -> None:
     assert cut_front_comments(code, language) == bare
+
+
+def test_comments_that_never_close_cost_no_more_than_their_length() -> None:
+    start = time.perf_counter()
+    cut_front_comments("int f(\n" + "/* " * 300_000, "java")
+    assert time.perf_counter() - start < 5

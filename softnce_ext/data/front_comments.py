@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 
 _STRING = r""""(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|`(?:[^`\\]|\\.)*`"""
-_SLASHES = r"/\*.*?\*/|//[^\n]*"
+_SLASHES = r"/\*.*?(?:\*/|\Z)|//[^\n]*"  # or to the end, where never closed
 _TOKENS = r"|(?P<tag><\?(?:php\b|=)?)|(?P<word>\w+)|(?P<mark>[^\s\w])"
 
 
