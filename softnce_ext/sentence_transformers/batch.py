@@ -55,7 +55,9 @@ def batch_similarity(
     if getattr(estimator, "by_row", False):
         return gathered_vectors(estimator(columns), peers)
     read = getattr(estimator, "columns_read", None)
-    return estimator(gathered_features(columns[:read], peers))
+    gathered = gathered_features(columns[:read], peers)
+    # What is not read is not gathered; but that there are further codes counts.
+    return estimator([*gathered, *({} for _ in columns[len(gathered) :])])
 
 
 def batch_groups(columns: Sequence[dict[str, Any]], peers: Peers) -> tuple[Groups | None, int]:
