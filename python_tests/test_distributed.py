@@ -32,7 +32,7 @@ OPTIONS: tuple[dict[str, Any], ...] = (
     {"mask_duplicates": False},
     {"symmetric": True},
     {"exclude_hard_negatives": True},
-    {"alpha_scaling": "expected"},
+    {"alpha_scaling": "expected", "false_negative_rate": 0.5},
     {"mini_batch_size": 2},  # cached: as many passes as there are mini-batches, which differ
 )
 CASES = [
@@ -130,6 +130,7 @@ def everything(rank: int, world: int) -> dict[str, Any]:
         "sides": [one_side(rank, world, *case) for case in SIDES],
         "gathered": gather_all(rank),
         "told": broken_ranks(rank),
+        "options": other_options(rank),
         "wrapped": wrapped(rank, world),
     }
 
@@ -287,6 +288,44 @@ def test_ranks_that_do_not_fit_are_told_on_every_rank(ranks: Any) -> None:
         )
 
 
+def other_options(rank: int) -> list[str]:
+    """What is said of losses of different options, as a dict of losses gives the ranks."""
+    columns, told = batch(4, 2), []
+    bm25, text_code = (InBatchBM25([0], sides=sides) for sides in ("text-text", "text-code"))
+    scaled = InBatchBM25([0], temperature="scaled")
+    for first, other in (
+        ({}, {"symmetric": True}),
+        ({"estimator": bm25}, {"estimator": None}),
+        ({"estimator": bm25}, {"estimator": text_code}),
+        ({"estimator": bm25}, {"estimator": scaled}),
+        ({"estimator": Lexical(), "alpha": 1, "beta": 1, "temperature": 1}, {"estimator": None}),
+    ):
+        options = {"estimator": None, **(other if rank == 1 else first)}
+        loss = SoftInfoNCELoss(MeanOfWords(), gather_across_devices=True, **options)
+        with pytest.raises(ValueError) as error:
+            loss(columns).backward()
+        told.append(str(error.value))
+    # One number in two forms, and how many texts a rank embeds at once, are no other options.
+    options = {"scale": 20 if rank == 1 else 20.0, "mini_batch_size": 2 + rank}
+    loss = CachedSoftInfoNCELoss(MeanOfWords(), None, gather_across_devices=True, **options)
+    loss(columns).backward()
+    return told
+
+
+def test_losses_of_other_options_are_told_on_every_rank(ranks: Any) -> None:
+    world, found = ranks
+    for results in found:
+        symmetric, estimator, sides, temperature, own = results["options"]
+        assert symmetric == (
+            "every rank must have a loss of the same options in a step, as must all of a dict of "
+            f"losses for several data sets, got symmetric {[False, True, False][:world]}"
+        )
+        assert f"got estimator {['InBatchBM25', None, 'InBatchBM25'][:world]}" in estimator
+        assert f"estimator.sides {['text-text', 'text-code', 'text-text'][:world]}" in sides
+        assert f"estimator.temperature {['fixed', 'scaled', 'fixed'][:world]}" in temperature
+        assert f"got estimator {['Lexical', None, 'Lexical'][:world]}" in own
+
+
 def wrapped(rank: int, world: int) -> list[str]:
     """What is said of wrappers that a cached loss cannot train through."""
     from torch.distributed.device_mesh import init_device_mesh
@@ -327,6 +366,7 @@ def test_a_rank_that_dies_ends_the_others_with_an_error(tmp_path: Path) -> None:
         on_ranks(die_or_train, 2, tmp_path, seconds=10)
     assert "LostPeerError: rank 0 of 2 lost another rank, which ended" in str(error.value)
     assert "start all ranks again" in str(error.value)
+    assert "ddp_timeout does the same, but not with use_cpu=True" in str(error.value)
     assert time.perf_counter() - begin < 60  # two starts of a process, and the time-out
 
 

@@ -6,8 +6,10 @@ rank's codes belong to that rank: backward adds them up there (reduce-scatter).
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -21,6 +23,9 @@ _LOST = re.compile(
     r"|NCCL.*(remote process|timed? ?out|abort)",
     re.IGNORECASE | re.DOTALL,
 )
+
+# A rank's columns and the hash of its options are sent as one number.
+_COLUMN_BITS = 32
 
 
 class LostPeerError(RuntimeError):
@@ -79,29 +84,52 @@ def alone(rows: int) -> Peers:
     return Peers((rows,), 0)
 
 
-def meet(rows: int, columns: int, device: torch.device) -> Peers:
+def meet(
+    rows: int, columns: int, device: torch.device, options: Mapping[str, Any] | None = None
+) -> Peers:
     """Learn how many rows each rank has: every rank must call it, and have as many columns.
 
     Args:
         rows: Of this rank, n.
         columns: Of texts; only compared.
         device: Where the collectives' tensors must be.
+        options: Of the loss, as JSON values; only compared. Ranks with losses of different options
+            would take part in different collectives, or mean different things by one.
 
     Raises:
-        ValueError: On all ranks, where one has no row, or they have different columns.
+        ValueError: On all ranks, where one has no row, or they have different columns or options.
     """
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
         return alone(rows)
-    own = torch.tensor([[rows, columns]], device=device)
+    written = _written(options or {})
+    own = torch.tensor([[rows, columns | _short_hash(written) << _COLUMN_BITS]], device=device)
     told = _all_gather(own, dist.get_world_size()).tolist()
-    sizes = tuple(size for size, _ in told)
-    if min(sizes) == 0:
-        raise ValueError(f"every rank must have at least one row, got {list(sizes)}")
-    if len({count for _, count in told}) > 1:
+    peers = Peers(tuple(size for size, _ in told), dist.get_rank())
+    counts, hashes = zip(*(divmod(both, 1 << _COLUMN_BITS)[::-1] for _, both in told), strict=True)
+    if min(peers.sizes) == 0:
+        raise ValueError(f"every rank must have at least one row, got {list(peers.sizes)}")
+    if len(set(counts)) > 1:
+        raise ValueError(f"every rank must have as many columns, got {list(counts)}")
+    if len(set(hashes)) > 1:
+        each = [json.loads(text) for text in gather_texts([written], peers)]
+        names = [n for n in dict.fromkeys(n for found in each for n in found)]
+        other = {n: [found.get(n) for found in each] for n in names}
+        shown = [f"{n} {got}" for n, got in other.items() if any(g != got[0] for g in got)]
         raise ValueError(
-            f"every rank must have as many columns, got {[count for _, count in told]}"
+            "every rank must have a loss of the same options in a step, as must all of a dict of "
+            f"losses for several data sets, got {', '.join(shown)}"
         )
-    return Peers(sizes, dist.get_rank())
+    return peers
+
+
+def _written(options: Mapping[str, Any]) -> str:
+    """Write options down in one form: 20 is 20.0."""
+    plain = {name: float(v) if type(v) is int else v for name, v in options.items()}
+    return json.dumps(plain, default=str)
+
+
+def _short_hash(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
 def gather(rows: Tensor, peers: Peers) -> Tensor:
@@ -132,7 +160,8 @@ def lost_peer(error: BaseException) -> LostPeerError | None:
         f"rank {dist.get_rank()} of {dist.get_world_size()} lost another rank, which ended or did "
         "not answer in time: mend what that one printed last (or the lack of memory that the "
         "system's log tells of) and start all ranks again; where it only was slow, give "
-        "init_process_group, or ddp_timeout of the trainer's arguments, a longer time-out"
+        "torch.distributed.init_process_group a longer timeout before the trainer's arguments are "
+        "made (their ddp_timeout does the same, but not with use_cpu=True)"
     )
 
 

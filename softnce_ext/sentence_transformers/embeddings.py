@@ -156,7 +156,13 @@ class EmbeddingsLoss(nn.Module):
         )
 
     def _meet(self, rows: int, columns: int, device: torch.device) -> Peers:
-        return meet(rows, columns, device) if self.gather_across_devices else alone(rows)
+        if not self.gather_across_devices:
+            return alone(rows)
+        return meet(rows, columns, device, self.compared_options())
+
+    def compared_options(self) -> dict[str, Any]:
+        """Return what the ranks of a step must agree on, as JSON values."""
+        raise NotImplementedError
 
     def _takes_embeddings(self) -> bool:
         """Tell whether the estimator works on the step's own embeddings, not on its features."""

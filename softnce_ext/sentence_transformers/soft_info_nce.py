@@ -23,6 +23,9 @@ from .options import (
 )
 from .statistics import Statistics
 
+# Attributes of estimators that must be the same on all ranks.
+_OF_ESTIMATORS = ("by_row", "columns_read", "takes_embeddings", "sides", "mode", "temperature")
+
 _logger = logging.getLogger(__name__)
 
 
@@ -202,6 +205,22 @@ class SoftInfoNCELoss(EmbeddingsLoss):
             "exclude_hard_negatives": self.exclude_hard_negatives,
             "gather_across_devices": self.gather_across_devices,
         }
+
+    def compared_options(self) -> dict[str, Any]:
+        """Return the options that every rank's loss must have in a step, as JSON values.
+
+        Beside the arguments it is what decides how an estimator's batch is gathered, and how texts
+        are compared.
+        """
+        found = {name: getattr(self.estimator, name, None) for name in _OF_ESTIMATORS}
+        found["tables"] = sorted(getattr(self.estimator, "tables", None) or ())
+        # Of an estimator of the user's own such a name may be anything, an address in its words.
+        kind = {
+            f"estimator.{name}": value
+            for name, value in found.items()
+            if isinstance(value, (bool, int, str, list))
+        }
+        return {**SoftInfoNCELoss.get_config_dict(self), **kind}
 
     @property
     def citation(self) -> str:
