@@ -62,7 +62,47 @@ def test_a_table_of_its_own_texts_is_believed_after_64_rows(
     student: Any, tmp_path: Path, size: int
 ) -> None:
     teacher = train(student, tmp_path, shuffled(), size=size)
-    assert [len(texts._batch) for texts in teacher._texts.values()] == [64, 64]
+    looked = [texts._looked["training"] for texts in teacher._texts.values()]
+    assert [len(each.batch) for each in looked] == [64, 64]
+
+
+def evaluate(loss: SoftInfoNCELoss, student: Any, rows: range, start: int) -> None:
+    """Go through rows of the pairs, numbered from `start` on, as a trainer evaluates."""
+    for begin in range(0, len(rows), 8):
+        chosen = rows[begin : begin + 8]
+        columns = [student.preprocess([texts[i] for i in chosen]) for texts in (QUERIES, CODES)]
+        loss(columns, torch.arange(start + begin, start + begin + len(chosen)))
+
+
+@pytest.mark.parametrize("way", ["no gradient", "eval mode"])
+def test_evaluation_numbered_anew_is_refused_after_64_rows_of_training(
+    student: Any, tmp_path: Path, way: str
+) -> None:
+    teacher = train(student, tmp_path, list(range(64)))
+    loss = SoftInfoNCELoss(student, teacher, **RULE)  # looks at 64 rows more
+    columns = [student.preprocess(texts[:64]) for texts in (QUERIES, CODES)]
+    loss(columns, torch.arange(64))
+    if way == "eval mode":
+        loss.eval()
+    with torch.set_grad_enabled(way == "eval mode"):
+        evaluate(loss, student, range(64, 80), start=64)  # 16 rows of the table's end: as it was
+        with pytest.raises(StaleTableError, match=r"texts of evaluation, .*start=len\(training\)"):
+            evaluate(loss, student, range(64, 80), start=0)
+    loss.train()
+    loss(columns, torch.arange(64))  # training goes on
+
+
+def test_the_texts_are_let_go_when_training_and_evaluation_are_known(
+    student: Any, tmp_path: Path
+) -> None:
+    teacher = train(student, tmp_path, shuffled())
+    loss = SoftInfoNCELoss(student, teacher, **RULE)
+    loss([student.preprocess(texts[:64]) for texts in (QUERIES, CODES)], torch.arange(64))
+    assert all(texts._texts is not None for texts in teacher._texts.values())
+    with torch.no_grad():
+        evaluate(loss, student, range(16, 80), start=16)
+        assert all(texts._texts is None for texts in teacher._texts.values())
+        evaluate(loss, student, range(16, 80), start=16)
 
 
 def test_the_texts_of_each_training_are_looked_at(student: Any, tmp_path: Path) -> None:
@@ -90,7 +130,9 @@ def test_a_table_of_other_texts_is_refused(
     texts = {"queries": QUERIES, "codes": CODES}
     name = {"query": "queries", "code": "codes"}[side]
     texts[name] = other(texts[name])
-    with pytest.raises(StaleTableError, match=f"table of {side} texts must be of the texts that"):
+    with pytest.raises(
+        StaleTableError, match=f"table of {side} texts must be of the texts of training"
+    ):
         train(student, tmp_path, shuffled(), **texts)
 
 
@@ -152,4 +194,4 @@ def test_a_model_that_does_not_tokenize_is_believed() -> None:
     texts = OwnTexts(CODES, "code")
     texts.check({ROW: torch.arange(16), "input_ids": torch.ones(16, 2)}, object())
     texts.check({ROW: torch.arange(16), "pixel_values": torch.ones(16, 2)}, static_model(CODES))
-    assert texts._batch == []
+    assert texts._looked["training"].batch == []

@@ -37,6 +37,7 @@ class _EncoderEstimator:
         self.encoder = None if model is None else FrozenEncoder(_loaded(model))
         self.tables: dict[str, TeacherTable] = {}
         self._texts: dict[str, OwnTexts] = {}
+        self._kind = "training"
 
     def attach(self, student: Any, *, temperature: float | None = None) -> None:
         """Learn which model is trained; the loss calls it.
@@ -52,6 +53,10 @@ class _EncoderEstimator:
             self.encoder.attach(student)
         for texts in self._texts.values():
             texts.begin()
+
+    def expect(self, *, evaluation: bool) -> None:
+        """Learn whether the next batch is of evaluation; the loss calls it in every step."""
+        self._kind = "evaluation" if evaluation else "training"
 
     def _cache(
         self,
@@ -79,7 +84,7 @@ class _EncoderEstimator:
             )
         vectors = self.tables[side].take(features[ROW]).to(_device(features))
         if side in self._texts and self.encoder is not None:
-            self._texts[side].check(features, self.encoder.student)
+            self._texts[side].check(features, self.encoder.student, self._kind)
         return vectors
 
 

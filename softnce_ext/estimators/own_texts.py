@@ -1,4 +1,6 @@
-"""Whether a table is of the texts that are trained on, told from the first rows of a training.
+"""Whether a table is of the texts that are trained on, told from the first rows.
+
+Evaluation's first rows are looked at too: their numbers are others, which may be wrong alone.
 
 A row number says which row of a table a text has, not that this row was made of it. What a batch
 holds are token ids; so the table's texts are tokenized by the trained model, too. A prompt, a
@@ -10,7 +12,7 @@ the other rows'.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,8 +27,18 @@ _IDS = "input_ids"
 _ASTRAY = 1 / 8  # of rows may be astray: where forms differ, a near copy may be more alike
 
 
+class _Looked(NamedTuple):
+    """Token ids of the rows looked at, as sets: of a text in a batch, and of the table's."""
+
+    batch: list[set[int]]
+    table: list[set[int]]
+
+
 class OwnTexts:
-    """The texts a table was made of, against which the first rows of a training are held.
+    """The texts a table was made of, against which first rows are held: training's, evaluation's.
+
+    When enough rows of both have been looked at the texts are let go: a later training with the
+    same table is believed.
 
     Args:
         texts: In the order of the table's rows.
@@ -34,41 +46,47 @@ class OwnTexts:
     """
 
     def __init__(self, texts: Sequence[str], side: str) -> None:
-        self._texts = texts
+        self._texts: Sequence[str] | None = texts
         self._side = side
         self.begin()
 
     def begin(self) -> None:
         """Begin anew, with another training: its rows may be others."""
-        self._batch: list[set[int]] = []  # ids of a text in a batch, and of the table's
-        self._table: list[set[int]] = []
+        self._looked = {kind: _Looked([], []) for kind in ("training", "evaluation")}
 
-    def check(self, features: Mapping[str, Any], student: Any) -> None:
+    def check(self, features: Mapping[str, Any], student: Any, kind: str = "training") -> None:
         """Look at some rows of a batch.
 
         Args:
             features: Of a column, its row numbers among them.
             student: The model that is trained; one that does not tokenize is believed.
+            kind: Of the batch, "training" or "evaluation".
 
         Raises:
             StaleTableError: The texts of the rows looked at so far are not the table's.
         """
-        if len(self._batch) == _ROWS or not hasattr(student, "preprocess") or _IDS not in features:
+        batch, table = self._looked[kind]
+        if self._texts is None or len(batch) == _ROWS:
             return
-        rows = features[ROW][: _ROWS - len(self._batch)].tolist()
+        if not hasattr(student, "preprocess") or _IDS not in features:
+            return
+        rows = features[ROW][: _ROWS - len(batch)].tolist()
         own = [self._texts[row] for row in rows]
-        self._table += _words(student.preprocess(own, task=TASKS[self._side]))[: len(rows)]
-        self._batch += _words(features)[: len(rows)]
-        if len(self._batch) < _LEAST:
+        table += _words(student.preprocess(own, task=TASKS[self._side]))[: len(rows)]
+        batch += _words(features)[: len(rows)]
+        if len(batch) < _LEAST:
             return
-        astray = count_astray(self._batch, self._table)
-        if astray > _ASTRAY * len(self._batch):
+        astray = count_astray(batch, table)
+        if astray > _ASTRAY * len(batch):
+            cure = "" if kind == "training" else " (evaluation's from start=len(training) on)"
             raise StaleTableError(
-                f"the teacher's table of {self._side} texts must be of the texts that are trained "
-                f"on, but {astray} of the first {len(self._batch)} are less like their own row of "
-                "it than others are: number the rows of the data set the table was made of, before "
-                "it is filtered or shuffled, or make a table of this one with cache"
+                f"the teacher's table of {self._side} texts must be of the texts of {kind}, but "
+                f"{astray} of the first {len(batch)} are less like their own row of it than others "
+                "are: number the rows of the data set the table was made of, before it is filtered "
+                f"or shuffled{cure}, or make a table of this one with cache"
             )
+        if all(len(looked.batch) == _ROWS for looked in self._looked.values()):
+            self._texts = None
 
 
 def count_astray(found: Sequence[set[int]], wanted: Sequence[set[int]]) -> int:

@@ -167,6 +167,9 @@ class SoftInfoNCELoss(EmbeddingsLoss):
             follow = getattr(self.estimator, "follow", None)
             if follow is not None:  # the trainer may have put another model in place of ours
                 follow(bare(self.model))
+            expect = getattr(self.estimator, "expect", None)
+            if expect is not None:
+                expect(evaluation=not (torch.is_grad_enabled() and self.training))
             with torch.no_grad():
                 similarity = batch_similarity(self.estimator, columns, peers)
         if self.mask_duplicates:
