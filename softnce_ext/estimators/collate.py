@@ -58,7 +58,10 @@ def add_labels(
             further codes are of. Anything else, and labels beside row numbers that are there
             already, is left alone (`check_labels` refuses it where it is needed).
     """
-    if labels is None or labels.is_floating_point() or any(ROW in column for column in columns):
+    if not hasattr(labels, "is_floating_point"):  # None, or no tensor
+        return columns
+    assert labels is not None
+    if labels.is_floating_point() or any(ROW in column for column in columns):
         return columns
     numbers = labels[:, None] if labels.dim() == 1 else labels
     if numbers.shape[1:] == (1,):
@@ -92,6 +95,11 @@ def check_labels(columns: Sequence[Mapping[str, Any]], labels: Tensor | None, si
         )
     import torch
 
+    if not isinstance(labels, torch.Tensor):
+        raise TypeError(
+            "label must be an int Tensor of row numbers for the teacher's table, got "
+            f"{type(labels).__name__}"
+        )
     # Of bool a table would take rows as by a mask.
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(

@@ -32,7 +32,8 @@ def duplicate_groups(columns: Sequence[Array]) -> tuple[Array, Array]:
     """Number the groups of pairs that share a query or a code.
 
     The code of another pair of one's own group is no negative: it answers the same query, or it
-    is the same code.
+    is the same code. Groups are transitive: a pair that shares its query with a second one, which
+    shares its code with a third, is in one group with the third.
 
     Args:
         columns: Fingerprints [N, 2] of the queries, of their codes, and of any further columns of

@@ -21,13 +21,30 @@ def check_columns(columns: Sequence[Mapping[str, Any]]) -> None:
     """Refuse a batch that is not made of rows with a query and a code each.
 
     Raises:
-        ValueError: There are fewer than two columns, no rows, or columns of unequal length.
+        ValueError: There are fewer than two columns, no rows, columns of unequal length, or a
+            static encoder's ids were cut off elsewhere than its texts.
     """
     if len(columns) < 2:
         raise ValueError(f"a batch must have columns of queries and of codes, got {len(columns)}")
+    for column in columns:
+        if "offsets" in column:
+            _check_flat(column["input_ids"], column["offsets"])
     rows = [row_count(column) for column in columns]
     if rows[0] == 0 or len(set(rows)) > 1:
         raise ValueError(f"the columns of a batch must have the same rows, 1 or more, got {rows}")
+
+
+def _check_flat(ids: Tensor, offsets: Tensor) -> None:
+    """Refuse flat ids without their texts' offsets: what a batch is when cut by rows."""
+    ends = torch.cat([offsets.new_zeros(1), offsets, offsets.new_full((1,), len(ids))])
+    begins_late = len(ids) > 0 if len(offsets) == 0 else bool(offsets[0] != 0)
+    if begins_late or bool((ends.diff() < 0).any()):
+        raise ValueError(
+            f"offsets must rise from 0 to at most the {len(ids)} input_ids of a column, which they "
+            "do not: a streaming data set's batches are cut by rows for several ranks, which a "
+            "static encoder's flat ids are not; give the trainer's arguments "
+            'accelerator_config={"dispatch_batches": False}'
+        )
 
 
 def row_count(features: Mapping[str, Any]) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sentence_transformers import SentenceTransformer
+from torch import Tensor, nn
 
 from .. import values
 from ..estimators.bm25 import InBatchBM25, model_special_ids
@@ -29,6 +31,32 @@ CITATION = """
 """
 
 
+def check_model(model: Any) -> None:
+    """Refuse what is no model.
+
+    Raises:
+        TypeError: It is no module, such as a name or a path.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        raise TypeError(
+            f"model must be a SentenceTransformer, got {os.fspath(model)!r}: load it with "
+            "SentenceTransformer(...), and give the trainer the same one"
+        )
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a SentenceTransformer, got {type(model).__name__}")
+
+
+def check_flags(**flags: Any) -> None:
+    """Refuse words and numbers, which all but a few are true.
+
+    Raises:
+        TypeError: An argument is no bool.
+    """
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
 def check_numbers(
     scale: float, alpha_scaling: str | None, false_negative_rate: float, impl: str
 ) -> None:
@@ -37,6 +65,11 @@ def check_numbers(
     Raises:
         TypeError, ValueError: An argument is of another type or out of its range.
     """
+    if isinstance(scale, Tensor):
+        raise TypeError(
+            f"scale must be a number, got {type(scale).__name__}: a learned one would be lost, "
+            "since the trainer saves the model's weights and not the loss's"
+        )
     values.check_number("scale", scale)
     values.check_options(impl=impl)
     if not scale > 0:

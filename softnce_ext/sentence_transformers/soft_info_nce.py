@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..estimators.collate import add_labels, check_labels, model_features
+from ..estimators.similarity import check_similarity
 from .batch import batch_groups, batch_similarity, check_columns, device_of, row_count
 from .columns import LAYERS, bare, embed_columns
 from .embeddings import EmbeddingsLoss
@@ -17,6 +18,8 @@ from .options import (
     CITATION,
     PUBLISHED_RATE,
     Estimator,
+    check_flags,
+    check_model,
     check_numbers,
     estimator_for,
     weights_for,
@@ -49,7 +52,8 @@ class SoftInfoNCELoss(EmbeddingsLoss):
             (one dict per column) that returns what `softnce_ext.soft_info_nce` takes as
             `similarity`: float [N, K] with N <= K <= M, a pair of vectors [N, Dt] and [K, Dt], or
             BM25Factors. Codes past column K weigh 1.
-        scale: Multiplies the scores; 1 / temperature of the scores.
+        scale: Multiplies the scores; 1 / temperature of the scores. A number: a learned one would
+            not be saved.
         alpha: How strongly a similar negative is weakened; None: the paper's value for the
             estimator.
         beta: The constant part of a weight; None: the paper's value for the estimator.
@@ -62,7 +66,8 @@ class SoftInfoNCELoss(EmbeddingsLoss):
             the similarity is, as it does in the paper's batches of 32, whatever the batch's size.
         normalize: Score by cosine; False scores by dot product (then set `scale` to 1).
         mask_duplicates: Leave codes out of a query's negatives that repeat its own code, or that
-            belong to the same query. Told from the token ids.
+            belong to the same query. Told from the token ids. Pairs that share a query or a code
+            with a pair that shares one with a third are one group with the third, too.
         symmetric: Score codes against all queries as well; the loss is the mean of both ways.
         exclude_hard_negatives: Keep a query's own mined negatives at weight 1, out of its softmax
             over similarities. They are still weighed for other queries. With `mask_duplicates`
@@ -77,9 +82,9 @@ class SoftInfoNCELoss(EmbeddingsLoss):
         impl: As in `softnce_ext.soft_info_nce`.
 
     Raises:
-        TypeError, ValueError: A number is none or out of its range, `estimator` is no name of one
-            and no function, or it is a function and alpha, beta or temperature is missing. What an
-            estimator refuses of the model.
+        TypeError, ValueError: `model` is no module, a number is none or out of its range, a flag
+            is no bool, `estimator` is no name of one and no function, or it is a function and
+            alpha, beta or temperature is missing. What an estimator refuses of the model.
 
     Source: "Rethinking Negative Pairs in Code Search" (EMNLP 2023).
     """
@@ -104,7 +109,15 @@ class SoftInfoNCELoss(EmbeddingsLoss):
         impl: str = "auto",
     ) -> None:
         super().__init__()
+        check_model(model)
         check_numbers(scale, alpha_scaling, false_negative_rate, impl)
+        check_flags(
+            normalize=normalize,
+            mask_duplicates=mask_duplicates,
+            symmetric=symmetric,
+            exclude_hard_negatives=exclude_hard_negatives,
+            gather_across_devices=gather_across_devices,
+        )
         estimator = estimator_for(bare(model), estimator)
         given = {"alpha": alpha, "beta": beta, "temperature": temperature}
         self.weights = weights_for(estimator, given, min_weight)
@@ -172,6 +185,7 @@ class SoftInfoNCELoss(EmbeddingsLoss):
                 expect(evaluation=not (torch.is_grad_enabled() and self.training))
             with torch.no_grad():
                 similarity = batch_similarity(self.estimator, columns, peers)
+            check_similarity(similarity, peers.total, peers.total * (len(columns) - 1))
         if self.mask_duplicates:
             groups, masked = batch_groups(columns, peers)
             if torch.is_grad_enabled():  # evaluation's are not counted among training's
