@@ -15,8 +15,11 @@ from ranks import MeanOfWords
 from ranks import batch as columns_of_words
 from torch import Tensor, nn
 
+from softnce_ext.estimators.collate import TEXT
+from softnce_ext.estimators.encoder import SimCSEEstimator, TeacherEstimator
 from softnce_ext.estimators.frozen import FrozenEncoder
 from softnce_ext.sentence_transformers import CachedSoftInfoNCELoss, SoftInfoNCELoss
+from softnce_ext.sentence_transformers.batch import row_count
 from softnce_ext.sentence_transformers.mini_batches import (
     FittingSize,
     Scene,
@@ -268,6 +271,86 @@ def test_evaluation_embeds_once_without_gradient(transformer: Any) -> None:
         value = loss(batch, None)
         assert not value.requires_grad
         assert value.item() == pytest.approx(SoftInfoNCELoss(transformer)(batch).item(), rel=1e-6)
+
+
+def test_a_frozen_model_trains_nothing(transformer: Any) -> None:
+    model = copy.deepcopy(transformer).requires_grad_(False)
+    batch = features(model, 2)
+    values = [kind(model)(batch, None) for kind in (SoftInfoNCELoss, CachedSoftInfoNCELoss)]
+    assert [value.requires_grad for value in values] == [False, False]
+    assert values[0].item() == pytest.approx(values[1].item(), rel=1e-6)
+
+
+RULE = {"alpha": 1.3, "beta": 0.7, "temperature": 0.1}
+
+
+def with_texts(batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**each, TEXT: texts} for each, texts in zip(batch, COLUMNS, strict=False)]
+
+
+@pytest.mark.parametrize("kind", ["teacher", "simcse", "second pass", "texts", "static"])
+@pytest.mark.parametrize("size", [4, 32, "auto"])
+def test_a_live_teacher_sees_a_mini_batch_at_a_time(
+    transformer: Any, kind: str, size: int | str
+) -> None:
+    model = static_model(QUERIES + CODES) if kind == "static" else copy.deepcopy(transformer)
+    frozen = copy.deepcopy(model)
+    estimator: Any = TeacherEstimator(frozen, normalize=True)
+    if kind == "simcse":
+        estimator = SimCSEEstimator(frozen)
+    elif kind == "second pass":
+        estimator = TeacherEstimator(mode="online", second_pass=True)
+    elif kind == "texts":  # of a teacher that reads them otherwise
+        estimator = TeacherEstimator(static_model(QUERIES + CODES, seed=3))
+    batch = features(model, 4)
+    if kind == "texts":
+        batch = with_texts(batch)
+    wanted = step(SoftInfoNCELoss(model, estimator, **RULE), batch)
+    seen: list[int] = []
+    call = type(estimator).__call__
+
+    class Watched(type(estimator)):  # type: ignore[misc]
+        def __call__(self, columns: Any) -> Any:
+            seen.append(row_count(columns[0]))
+            assert [len(column.get(TEXT, "0" * seen[-1])) for column in columns] == [seen[-1]] * 4
+            return call(self, columns)
+
+    estimator.__class__ = Watched
+    found = step(CachedSoftInfoNCELoss(model, estimator, mini_batch_size=size, **RULE), batch)
+    assert_equal(found, wanted)
+    assert seen == ([4, 4, 3] if size == 4 else [11])
+
+
+def test_a_table_is_read_at_once_and_functions_are_asked_once(transformer: Any) -> None:
+    asked: list[int] = []
+
+    def own(columns: Any) -> Tensor:
+        asked.append(row_count(columns[0]))
+        return torch.zeros(11, 11)
+
+    CachedSoftInfoNCELoss(transformer, own, mini_batch_size=4, **RULE)(features(transformer, 2))
+    assert asked == [11]
+
+
+@pytest.mark.parametrize("kind", ["features", "texts", "simcse", "reference"])
+def test_a_frozen_teacher_computes_as_its_table_does_under_autocast(
+    transformer: Any, kind: str
+) -> None:
+    model = copy.deepcopy(transformer).float()
+    estimator: Any = TeacherEstimator(copy.deepcopy(model))
+    if kind == "simcse":
+        estimator = SimCSEEstimator(copy.deepcopy(model))
+    elif kind == "reference":
+        estimator = SimCSEEstimator(copy.deepcopy(model), mode="reference", length=32)
+    estimator.attach(model, temperature=1.0)
+    batch = features(model, 2)
+    if kind in ("texts", "reference"):
+        batch = with_texts(batch)
+    wanted = estimator(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = estimator(batch)
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert ours.dtype == torch.float32 and torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("columns", [2, 3])

@@ -39,6 +39,11 @@ class _EncoderEstimator:
         self._texts: dict[str, OwnTexts] = {}
         self._kind = "training"
 
+    @property
+    def is_live(self) -> bool:
+        """Whether a model runs in each step, which some rows at a time are as good for as all."""
+        return not self.tables
+
     def attach(self, student: Any, *, temperature: float | None = None) -> None:
         """Learn which model is trained; the loss calls it.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -62,12 +63,13 @@ class FrozenEncoder:
     def of_texts(self, texts: Sequence[str], side: str) -> Tensor:
         """Return the vectors of texts under their side's prompt, [N, D] on the model's device."""
         encode = self.model.encode_query if side == "query" else self.model.encode_document
-        vectors: Tensor = encode(
-            list(texts),
-            batch_size=_TEXTS_AT_ONCE,
-            convert_to_tensor=True,
-            show_progress_bar=False,
-        )
+        with self._as_for_a_table():
+            vectors: Tensor = encode(
+                list(texts),
+                batch_size=_TEXTS_AT_ONCE,
+                convert_to_tensor=True,
+                show_progress_bar=False,
+            )
         return vectors.clone()  # outside of inference mode, for autograd beside it
 
     @torch.no_grad()
@@ -86,7 +88,8 @@ class FrozenEncoder:
                 max_length=length,
                 return_tensors="pt",
             )["input_ids"].to(self.model.device)  # [n, length]
-            hidden = transformer(input_ids=ids, attention_mask=torch.ones_like(ids))[0]
+            with self._as_for_a_table():
+                hidden = transformer(input_ids=ids, attention_mask=torch.ones_like(ids))[0]
             words = (ids != tokenizer.pad_token_id)[:, :, None].to(hidden.dtype)
             parts.append((hidden * words).sum(1) / words.sum(1))
         return torch.cat(parts)
@@ -113,8 +116,16 @@ class FrozenEncoder:
         from sentence_transformers.util import batch_to_device
 
         moved = batch_to_device(dict(features), self.model.device)
-        vectors: Tensor = self.model(moved)["sentence_embedding"]
+        with self._as_for_a_table():
+            vectors: Tensor = self.model(moved)["sentence_embedding"]
         return vectors
+
+    def _as_for_a_table(self) -> AbstractContextManager[Any]:
+        """Compute in the model's own type, whatever autocast the training is under."""
+        kind = self.model.device.type
+        if not torch.amp.is_autocast_available(kind):
+            return nullcontext()
+        return torch.autocast(kind, enabled=False)
 
 
 def check_attends_to_padding(model: Any) -> None:

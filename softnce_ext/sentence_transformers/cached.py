@@ -13,9 +13,11 @@ from sentence_transformers import __version__
 from sentence_transformers.sentence_transformer.losses.matryoshka import ForwardDecorator
 from torch import Tensor, nn
 
+from ..distributed import Peers
 from ..estimators.collate import model_features
 from .batch import device_of, row_count
 from .columns import bare
+from .in_pieces import InPieces
 from .mini_batches import Features, FittingSize, Scene, gradients_apart, longest, mini_batches, take
 from .options import Estimator
 from .soft_info_nce import SoftInfoNCELoss
@@ -29,7 +31,8 @@ class CachedSoftInfoNCELoss(SoftInfoNCELoss):
 
     The texts are embedded without gradient, in mini-batches. The loss and the embeddings' gradients
     come from one call. In backward each mini-batch is embedded again, with the same dropout, and
-    its part of these gradients goes on into the model. So the model runs forward twice.
+    its part of these gradients goes on into the model. So the model runs forward twice. A teacher
+    without a table encodes as many rows at once.
 
     Args:
         model, estimator: As in `SoftInfoNCELoss`.
@@ -89,8 +92,9 @@ class CachedSoftInfoNCELoss(SoftInfoNCELoss):
         parts = [mini_batches(column, size) for column in texts]
         scenes: list[Scene] = []
         embeddings = [[self._embed(features, scenes) for features in column] for column in parts]
-        if not torch.is_grad_enabled():
-            return self.calculate_loss(embeddings, labels, **beside)
+        trains = any(weight.requires_grad for weight in self.model.parameters())
+        if not torch.is_grad_enabled() or not trains:
+            return self.calculate_loss(embeddings, labels, **beside).detach()
         loss = self.calculate_loss(embeddings, labels, with_backward=True, **beside)
         loss = loss.detach().requires_grad_()
         replayed = (list(chain(*parts)), list(chain(*embeddings)), scenes)
@@ -120,6 +124,18 @@ class CachedSoftInfoNCELoss(SoftInfoNCELoss):
         if with_backward:
             loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach() if with_backward else loss
+
+    def asked(self, estimator: Estimator, peers: Peers) -> Estimator:
+        """Return the estimator, a live teacher as one that is asked for a mini-batch at a time."""
+        if not getattr(estimator, "is_live", False):
+            return estimator
+        if torch.is_grad_enabled():
+            check_wrapper(self.model, self.mini_batch_size, peers)
+        # "auto" is found later, in the first step, by the model that is trained.
+        size = self.mini_batch_size
+        return InPieces(
+            estimator, size if isinstance(size, int) else self._fitting.size or _SIZE_ELSEWHERE
+        )
 
     def get_config_dict(self) -> dict[str, Any]:
         """Return the arguments, for the model card."""

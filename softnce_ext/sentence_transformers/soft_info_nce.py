@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..distributed import Peers
 from ..estimators.collate import add_labels, check_labels, model_features
 from ..estimators.similarity import check_similarity
 from .batch import batch_groups, batch_similarity, check_columns, device_of, row_count
@@ -184,7 +185,7 @@ class SoftInfoNCELoss(EmbeddingsLoss):
             if expect is not None:
                 expect(evaluation=not (torch.is_grad_enabled() and self.training))
             with torch.no_grad():
-                similarity = batch_similarity(self.estimator, columns, peers)
+                similarity = batch_similarity(self.asked(self.estimator, peers), columns, peers)
             check_similarity(similarity, peers.total, peers.total * (len(columns) - 1))
         if self.mask_duplicates:
             groups, masked = batch_groups(columns, peers)
@@ -193,6 +194,10 @@ class SoftInfoNCELoss(EmbeddingsLoss):
                 if masked and peers.rank == 0:
                     self._tell_once(masked, peers.total)
         return {"similarity": similarity, "groups": groups, "peers": peers}
+
+    def asked(self, estimator: Estimator, peers: Peers) -> Estimator:
+        """Return what is asked for the similarities in the estimator's place."""
+        return estimator
 
     def pop_statistics(self) -> dict[str, float]:
         """Return the means per training step since the last call, and start anew.
