@@ -83,6 +83,28 @@ def test_symmetric_turns_groups_too(model: Any) -> None:
     assert found.item() == pytest.approx(wanted.item() / 2, rel=1e-5)
 
 
+def test_the_documentation_s_own_estimator_weighs(model: Any) -> None:
+    page = Path(__file__).parent.parent / "docs" / "sentence_transformers.md"
+    (block,) = (part for part in page.read_text().split("```")[1::2] if "def shared_words" in part)
+    names: dict[str, Any] = {"model": model, "SoftInfoNCELoss": SoftInfoNCELoss}
+    exec(block.removeprefix("python"), names)
+    column = batch(model, range(10), range(30, 40))
+    found = names["loss"](column)
+    plain = SoftInfoNCELoss(model, None)(column)
+    assert found.isfinite() and found.item() != pytest.approx(plain.item(), rel=1e-3)
+    dense = names["shared_words"](column)
+    words = [set(model.tokenizer.encode(QUERIES[i]).ids) for i in range(10)]
+    assert dense.tolist() == [[len(a & b) for b in words] for a in words]
+    # Further codes change no other weight: with none of them the first K weigh the same.
+    query, code, more = (unit(model, each) for each in column)
+    rule = {"alpha": 1.5, "beta": 0.5, "temperature": 2.0}
+    weights = reference.soft_weights(dense, **rule, min_weight=0.1)
+    weights = torch.cat([weights, torch.ones(10, 10)], 1)
+    scores = 20 * query @ torch.cat([code, more]).T
+    wanted = nn.functional.cross_entropy(scores + weights.log(), torch.arange(10))
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
 @pytest.mark.parametrize("wrapper", [nn.DataParallel, torch.compile])
 def test_a_wrapped_models_tokenizer_is_found(model: Any, wrapper: Any) -> None:
     column = batch(model, range(10))
