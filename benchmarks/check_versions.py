@@ -107,7 +107,8 @@ def main() -> int:
             print(f"{told}: {ended['passed']} passed, {len(ended['failed'])} failed", flush=True)
             for test, reason in ended["failed"].items():
                 print(f"  {test}: {reason}", flush=True)
-            cell = {"versions": told, "losses": args.all_losses, **ended}
+            cell = {"versions": told, "commit": machine.facts()["commit"], **ended}
+            cell["losses"] = args.all_losses
             same = ("torch", "sentence-transformers")
             cells = [c for c in cells if any(c["versions"][n] != told[n] for n in same)]
             cells.append(cell)

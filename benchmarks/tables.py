@@ -340,9 +340,11 @@ def versions() -> str:
         failed = f", {len(cell['failed'])} failed" if cell["failed"] else ""
         skipped = f", {len(cell['skipped'])} skipped" if cell["skipped"] else ""
         tests = "losses and drop-in" if cell["losses"] else "drop-in"
-        lines.append([*told, tests, f"{cell['passed']} passed{failed}{skipped}"])
-    foot = f"{where(data)}; `python benchmarks/check_versions.py`."
-    return "\n".join([*table([*shown, "tests", "ended"], lines), "", foot])
+        lines.append([*told, tests, f"{cell['passed']} passed{failed}{skipped}", cell["commit"]])
+    m = data["machine"]
+    foot = f"{m['processor']}, {m['cores']} cores, {m['date']}; "
+    foot += "`python benchmarks/check_versions.py --all-losses`."
+    return "\n".join([*table([*shown, "tests", "ended", "commit"], lines), "", foot])
 
 
 def their_tests() -> str:
