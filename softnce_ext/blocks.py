@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from . import reference, rows
+from .checks import has_autocast
 from .factors import BM25Factors, ByDocument
 
 BLOCK_ROWS = 512
@@ -42,7 +43,7 @@ def loss(query: Tensor, code: Tensor, problem: Problem, reduction: str) -> Tenso
 
 
 def _without_autocast(device: str) -> contextlib.AbstractContextManager[None]:
-    if torch.amp.is_autocast_available(device):  # not so on "meta"
+    if has_autocast(device):
         return torch.autocast(device, enabled=False)
     return contextlib.nullcontext()
 

@@ -121,8 +121,8 @@ def model_hash(model: Any) -> str:
     return digest.hexdigest()
 
 
-# Of a transformer's config what does not decide its vectors, or is in the weights.
-_NOT_HASHED = ("architectures", "dtype", "torch_dtype", "transformers_version")
+# Of a transformer's config what does not decide its vectors, is in the weights, or training sets.
+_NOT_HASHED = ("architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
 
 
 def _module_state(module: Any) -> list[Any]:

@@ -19,7 +19,7 @@ from ..encoders.saved import load_encoder
 from .alike import copy_weights
 from .cache import cached_table
 from .collate import ROW, TEXT, model_features
-from .frozen import FrozenEncoder, check_attends_to_padding, check_unit_vectors
+from .frozen import FrozenEncoder, check_attends_to_padding, check_unit_vectors, no_gradient
 from .own_texts import OwnTexts
 from .table import TeacherTable
 
@@ -267,7 +267,7 @@ class TeacherEstimator(_EncoderEstimator):
         if self.mode == "online":
             if self._student is None:
                 raise ValueError('mode="online" must be attached to the student first')
-            with torch.no_grad():
+            with no_gradient():
                 found = [
                     self._compared(self._student(model_features(features))["sentence_embedding"])
                     for features in sentence_features

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -126,6 +126,22 @@ class FrozenEncoder:
         if not torch.amp.is_autocast_available(kind):
             return nullcontext()
         return torch.autocast(kind, enabled=False)
+
+
+@contextmanager
+def no_gradient() -> Iterator[None]:
+    """A pass without gradient of a model that has one with gradient in the same step.
+
+    Under autocast torch 2.10 keeps the weights it casts in the first, and hands them, without a way
+    back to the weights, on to the second, whose gradients would silently be missing.
+    """
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.set_autocast_cache_enabled(before)
 
 
 def check_attends_to_padding(model: Any) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..distributed import Peers
 from ..estimators.collate import model_features
+from ..estimators.frozen import no_gradient
 from .batch import device_of, row_count
 from .columns import bare
 from .in_pieces import InPieces
@@ -141,11 +142,11 @@ class CachedSoftInfoNCELoss(SoftInfoNCELoss):
         """Return the arguments, for the model card."""
         return {**super().get_config_dict(), "mini_batch_size": self.mini_batch_size}
 
-    @torch.no_grad()
     def _embed(self, features: Features, scenes: list[Scene]) -> Tensor:
         """Return embeddings that collect their gradient, and note how they came about."""
         scenes.append(Scene(device_of(features)))
-        (embeddings,) = self.embed([features])
+        with no_gradient():
+            (embeddings,) = self.embed([features])
         if embeddings.dtype == torch.float16:  # in which the gradient, p / N, would underflow
             embeddings = embeddings.float()
         return embeddings.detach().requires_grad_()

@@ -101,11 +101,15 @@ class Scene:
             now._set()
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Cast as it was cast then."""
+        """Cast as it was cast then, each weight anew.
+
+        torch 2.10 keeps a weight that was cast without gradient, and hands it on to a pass with.
+        """
         kind = self._device.type
-        if not torch.amp.is_autocast_available(kind):
+        if not checks.has_autocast(kind):
             return nullcontext()
-        return torch.autocast(kind, self._half, enabled=self._half is not None)
+        half = self._half
+        return torch.autocast(kind, half, enabled=half is not None, cache_enabled=False)
 
     @property
     def _module(self) -> Any:
