@@ -14,7 +14,7 @@ from torch import nn
 from softnce_ext import reference
 from softnce_ext.estimators.collate import RowCollator, add_rows
 from softnce_ext.estimators.encoder import SimCSEEstimator, TeacherEstimator
-from softnce_ext.estimators.frozen import check_raw_dot
+from softnce_ext.estimators.frozen import check_raw_dot, no_gradient
 from softnce_ext.presets import PRESETS
 from softnce_ext.sentence_transformers import SoftInfoNCELoss
 
@@ -428,3 +428,14 @@ def test_models_are_loaded_by_folder(student: Any, simcse: Any, tmp_path: Path) 
     loaded, _ = SimCSEEstimator(tmp_path / "simcse")(batch(student, CHOSEN, texts=True))
     given, _ = SimCSEEstimator(simcse)(batch(student, CHOSEN, texts=True))
     torch.testing.assert_close(loaded, given, rtol=0, atol=1e-6)
+
+
+def test_a_pass_without_gradient_takes_none_from_the_next() -> None:
+    """Under autocast, whose cast weights are kept from one pass to the next."""
+    layer = torch.nn.Linear(4, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        with no_gradient():
+            assert not layer(torch.ones(1, 4)).requires_grad
+        assert torch.is_autocast_cache_enabled()
+        layer(torch.ones(1, 4)).sum().backward()
+    assert layer.weight.grad is not None
