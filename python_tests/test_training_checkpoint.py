@@ -33,9 +33,10 @@ from softnce_ext.training.checkpoint import Checkpoints, CheckpointTrainer, Stag
 from softnce_ext.training.job import JobInterrupted, TrainingJob
 from softnce_ext.training.losses import make_loss
 from softnce_ext.training.record import run_identity
+from softnce_ext.training.run import TrainingRun
 from softnce_ext.training.settings import TrainSettings
 from softnce_ext.training.simcse_job import run_simcse
-from softnce_ext.training.trainer import TrainingRun, train_encoder
+from softnce_ext.training.trainer import train_encoder
 
 HERE = Path(__file__).parent
 ROWS = tiny_rows()

@@ -15,8 +15,8 @@ from softnce_ext.encoders.saved import load_encoder
 from softnce_ext.training import compare, job
 from softnce_ext.training.job import JobInterrupted, TrainingJob
 from softnce_ext.training.output import check_output, save_model, save_report
+from softnce_ext.training.run import TrainingInterrupted, TrainingRun
 from softnce_ext.training.settings import TrainSettings
-from softnce_ext.training.trainer import TrainingInterrupted, TrainingRun
 
 TINY = {"vocab_size": 200, "dimension": 32, "batch_size": 16, "epochs": 2}
 

@@ -20,7 +20,7 @@ from softnce_ext.cli.main import main
 from softnce_ext.encoders.backbones import build_backbone
 from softnce_ext.encoders.saved import load_encoder
 from softnce_ext.estimators.cache import model_hash
-from softnce_ext.training import compare, simcse, trainer
+from softnce_ext.training import callbacks, compare, simcse
 from softnce_ext.training.job import TrainingJob
 from softnce_ext.training.settings import LOSSES, UNWEIGHTED, TrainSettings
 from softnce_ext.training.systems import SYSTEMS
@@ -301,7 +301,7 @@ def test_teacher_trained_first_is_kept_and_can_be_used_again(folder: Path, tmp_p
 def test_ctrl_c_in_simcse_leaves_its_last_whole_epoch(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, epoch: int
 ) -> None:
-    keep = trainer._KeepBest.on_epoch_end
+    keep = callbacks.KeepBest.on_epoch_end
 
     def interrupted(self: Any, *args: Any, **options: Any) -> None:
         if epoch:
@@ -309,7 +309,7 @@ def test_ctrl_c_in_simcse_leaves_its_last_whole_epoch(
         signal.raise_signal(signal.SIGINT)
 
     at = "on_epoch_end" if epoch else "on_step_begin"
-    monkeypatch.setattr(trainer._KeepBest, at, interrupted)
+    monkeypatch.setattr(callbacks.KeepBest, at, interrupted)
     output = tmp_path / "simcse"
     command = f"train --loss simcse --data {folder / 'all.jsonl'} --language java --epochs 3"
     command += f" --simcse-settings original --batch-size 8 --output {output}"

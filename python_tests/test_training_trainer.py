@@ -14,13 +14,9 @@ from models import static_model, tiny_rows, transformer_model
 from softnce_ext import functional
 from softnce_ext.training.batches import TextPairs, TokenizedPairs
 from softnce_ext.training.losses import FamilyLoss, make_loss
+from softnce_ext.training.run import TrainingDivergedError, TrainingInterrupted, TrainingRun
 from softnce_ext.training.settings import TrainSettings
-from softnce_ext.training.trainer import (
-    TrainingDivergedError,
-    TrainingInterrupted,
-    TrainingRun,
-    train_encoder,
-)
+from softnce_ext.training.trainer import train_encoder
 
 ROWS = tiny_rows()
 QUERIES = [row["query"] for row in ROWS]

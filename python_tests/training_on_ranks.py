@@ -19,8 +19,9 @@ from softnce_ext.cli.main import main
 from softnce_ext.training import job, ranks
 from softnce_ext.training.batches import TextPairs
 from softnce_ext.training.losses import make_loss
+from softnce_ext.training.run import TrainingRun
 from softnce_ext.training.settings import TrainSettings
-from softnce_ext.training.trainer import TrainingRun, train_encoder
+from softnce_ext.training.trainer import train_encoder
 
 SENTENCE = "this rank cannot go on"
 

@@ -28,8 +28,8 @@ from .before import (
 from .checkpoint import Stage
 from .model import remember_codes, texts_of
 from .rules import WITH_TEMPERATURE
+from .run import TrainingRun
 from .settings import UNWEIGHTED, TrainSettings
-from .trainer import TrainingRun
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -40,8 +40,9 @@ from .losses import make_loss
 from .model import prepare_model, remember_codes, texts_of
 from .output import save_model
 from .record import data_hash, library_versions, run_identity, split_summary
+from .run import JobInterrupted, TrainingInterrupted, TrainingRun
 from .settings import TrainSettings
-from .trainer import JobInterrupted, TrainingInterrupted, TrainingRun, train_encoder
+from .trainer import train_encoder
 
 if TYPE_CHECKING:
     import torch

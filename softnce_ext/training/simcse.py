@@ -17,10 +17,11 @@ from ..sentence_transformers import SoftInfoNCELoss
 from . import ranks
 from .batches import TextPairs
 from .checkpoint import Stage
+from .run import TrainingInterrupted, TrainingRun
 from .settings import TrainSettings
 from .simcse_settings import SIMCSE_SETTINGS as SIMCSE_SETTINGS
 from .simcse_settings import SimCSESettings as SimCSESettings
-from .trainer import TrainingInterrupted, TrainingRun, train_encoder
+from .trainer import train_encoder
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

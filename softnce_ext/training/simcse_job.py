@@ -23,8 +23,8 @@ from .checkpoint import Checkpoints, Stage
 from .corpus import read_corpus, split_corpus
 from .output import save_metrics, save_model
 from .record import data_hash, library_versions, run_identity, split_summary
+from .run import JobInterrupted, TrainingInterrupted, TrainingRun
 from .settings import TrainSettings
-from .trainer import JobInterrupted, TrainingInterrupted, TrainingRun
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -3,90 +3,28 @@
 from __future__ import annotations
 
 import math
-import signal
 import tempfile
-import threading
-import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.data_loader import prepare_data_loader
 from sentence_transformers import SentenceTransformerTrainingArguments
 from torch.utils.data import DataLoader
-from tqdm import tqdm
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback
 
 from ..encoders.load import is_static
 from ..sentence_transformers import SoftInfoNCELoss
 from . import ranks
 from .batches import RankBatches, TrainingPairs, steps_per_epoch
-from .checkpoint import BEST, WEIGHTS, CheckpointTrainer, Found, Stage
+from .callbacks import KeepBest, ProgressBar, StopAfterStep
+from .checkpoint import CheckpointTrainer, Stage
+from .run import TrainingDivergedError, TrainingInterrupted, TrainingRun
 from .settings import TrainSettings
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-
-
-class TrainingDivergedError(RuntimeError):
-    """The loss became NaN or infinite."""
-
-
-class TrainingInterrupted(KeyboardInterrupt):
-    """Ctrl-C during training.
-
-    Attributes:
-        run: What was done, and which epoch's weights are kept.
-        model: Has these weights.
-    """
-
-    def __init__(self, run: TrainingRun, model: SentenceTransformer) -> None:
-        super().__init__(f"training was interrupted, epoch kept: {run.epoch}")
-        self.run = run
-        self.model = model
-
-
-class JobInterrupted(KeyboardInterrupt):
-    """Ctrl-C; the message says what was left behind."""
-
-
-@dataclass
-class TrainingRun:
-    """What a training run did.
-
-    Attributes:
-        seconds: Wall time, validation included.
-        steps: Per step: loss, learning rate and what the loss counts.
-        validation: The validation figure of each epoch.
-        epoch: The epoch whose weights were kept; 0 for none.
-    """
-
-    seconds: float = 0.0
-    steps: list[dict[str, float]] = field(default_factory=list)
-    validation: list[float] = field(default_factory=list)
-    epoch: int = 0
-
-    @property
-    def figure(self) -> float | None:
-        """The validation figure of the epoch that was kept; None where there is none."""
-        return self.validation[self.epoch - 1] if self.epoch and self.validation else None
-
-    def summary(self) -> dict[str, Any]:
-        """Return means over the steps, and the epochs, ready for JSON."""
-        names = sorted({name for step in self.steps for name in step} - {"step", "epoch"})
-        means = {
-            name: sum(step.get(name, 0.0) for step in self.steps) / len(self.steps)
-            for name in names
-        }
-        return {
-            "seconds": self.seconds,
-            "steps": len(self.steps),
-            "validation_mrr": self.validation,
-            "kept_epoch": self.epoch,
-            "mean": means,
-        }
 
 
 def train_encoder(
@@ -124,7 +62,7 @@ def train_encoder(
     assert settings.batch_size is not None
     batch_size = settings.batch_size
     run = TrainingRun()
-    keeper = _KeepBest(model, run, validate)
+    keeper = KeepBest(model, run, validate)
     found = None if stage is None else stage.find(model, pairs)
     if found is not None:
         keeper.go_on_from(found)
@@ -132,8 +70,8 @@ def train_encoder(
             keeper.restore()
             model.eval()
             return run
-    bar = _Bar(title, run, hidden=not progress or not ranks.is_first())
-    stop = _StopAfterStep()
+    bar = ProgressBar(title, run, hidden=not progress or not ranks.is_first())
+    stop = StopAfterStep()
     collator: Any = pairs.collator(model)
     loss.pop_statistics()  # from now on all are counted
     with tempfile.TemporaryDirectory(prefix="softnce-") as scratch:
@@ -274,126 +212,3 @@ class _Trainer(CheckpointTrainer):
             loss: Any = self.loss
             logs = {**logs, **ranks.mean(loss.pop_statistics())}
         super().log(logs, start_time)
-
-
-class _StopAfterStep(TrainerCallback):
-    """Lets Ctrl-C end the training at the end of a step; a second one ends it at once.
-
-    An exception raised wherever the program happens to be is lost if that is a destructor.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-        self.before: Any = None
-
-    def __enter__(self) -> None:
-        # A handler of somebody else's stays; only the main thread may set one.
-        if threading.current_thread() is not threading.main_thread():
-            return
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            self.before = signal.signal(signal.SIGINT, self._ask)
-
-    def __exit__(self, *error: object) -> None:
-        if self.before is not None:
-            signal.signal(signal.SIGINT, self.before)
-        if self.asked and error[0] is None:
-            raise KeyboardInterrupt
-
-    def _ask(self, *_: Any) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if ranks.any_rank(self.asked):
-            raise KeyboardInterrupt
-
-
-class _Bar(TrainerCallback):
-    """Shows a progress bar on stderr and keeps the log of every step."""
-
-    def __init__(self, title: str, run: TrainingRun, *, hidden: bool) -> None:
-        self.title, self.run, self.hidden = title, run, hidden
-        self.bar: Any = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar = tqdm(
-            total=state.max_steps,
-            initial=state.global_step,
-            desc=self.title,
-            unit="step",
-            disable=self.hidden,
-        )
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar.update(1)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if not logs or "loss" not in logs:
-            return
-        self.run.steps.append({"step": state.global_step, **logs})
-        shown = {name: logs[name] for name in ("loss", "low_weights", "duplicates") if name in logs}
-        self.bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items()})
-
-    def close(self) -> None:
-        """Leave the bar as it stands."""
-        if self.bar is not None:
-            self.bar.close()
-
-
-class _KeepBest(TrainerCallback):
-    """Keeps the weights of the epoch with the highest validation figure, and says how far it is."""
-
-    def __init__(
-        self,
-        model: SentenceTransformer,
-        run: TrainingRun,
-        validate: Callable[[], float] | None,
-    ) -> None:
-        self.model, self.run, self.validate = model, run, validate
-        self.best: dict[str, torch.Tensor] | None = None
-        self.current = 0
-        self.begin = time.perf_counter()
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.current += 1
-        if self.validate is not None:
-            self.run.validation.append(ranks.from_first(self.validate))
-        if self.validate is None or self.run.validation[-1] == max(self.run.validation):
-            self.best = self._weights()
-            self.run.epoch = self.current
-
-    def _weights(self) -> dict[str, torch.Tensor]:
-        return {
-            name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-            for name, value in self.model.state_dict().items()
-        }
-
-    def restore(self) -> None:
-        """Put the kept weights back."""
-        if self.best is not None:
-            self.model.load_state_dict(self.best)
-
-    def seconds(self) -> float:
-        """Return how long the training has taken, before it was killed too."""
-        return time.perf_counter() - self.begin
-
-    def weights(self, *, finished: bool) -> dict[str, dict[str, torch.Tensor]]:
-        """Return what a checkpoint holds, by file; that of a finished training the kept weights."""
-        if self.best is not None and (finished or self.run.epoch == self.current):
-            return {WEIGHTS: self.best}
-        best = {} if self.best is None else {BEST: self.best}
-        return {WEIGHTS: self._weights(), **best}
-
-    def progress(self) -> dict[str, Any]:
-        """Return what else a checkpoint holds, as JSON values."""
-        return {"epochs": self.current, "run": {**asdict(self.run), "seconds": self.seconds()}}
-
-    def go_on_from(self, found: Found) -> None:
-        """Take up what a checkpoint holds."""
-        self.current = found.progress["epochs"]
-        for name, value in found.progress["run"].items():
-            setattr(self.run, name, value)
-        self.begin -= self.run.seconds
-        if self.run.epoch or found.finished:
-            self.best = found.kept()
