@@ -9,9 +9,11 @@ import pytest
 import torch
 from models import static_model, tiny_rows, transformer_model
 from tiny_distilbert import distilbert
+from tokenizers import normalizers
 from torch import nn
 
 from softnce_ext import reference
+from softnce_ext.estimators.alike import other_reading
 from softnce_ext.estimators.collate import RowCollator, add_rows
 from softnce_ext.estimators.encoder import SimCSEEstimator, TeacherEstimator
 from softnce_ext.estimators.frozen import check_raw_dot, no_gradient
@@ -331,6 +333,15 @@ def test_a_teacher_of_another_tokenizer_needs_texts_or_a_table(student: Any, sim
         with pytest.raises(ValueError, match="the teacher has another tokenizer than the student"):
             loss(batch(student, CHOSEN))
         loss(batch(student, CHOSEN, texts=True))
+
+
+def test_a_teacher_that_cuts_words_otherwise_has_another_tokenizer(student: Any) -> None:
+    """The same vocabulary: with another normaliser a text has other pieces."""
+    teacher = other_weights(student)
+    assert other_reading(teacher, student) == ""
+    tokenizer = getattr(teacher.tokenizer, "backend_tokenizer", teacher.tokenizer)
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Strip(), tokenizer.normalizer])
+    assert other_reading(teacher, student) == "tokenizer"
 
 
 def test_bad_arguments_get_one_sentence(student: Any, simcse: Any, tmp_path: Path) -> None:

@@ -12,11 +12,16 @@ def tokenizer_state(tokenizer: Any) -> Any:
     Args:
         tokenizer: Of transformers or of tokenizers.
     """
-    if hasattr(tokenizer, "to_str"):  # of tokenizers
+    if hasattr(tokenizer, "to_str"):  # of tokenizers: its truncation stays as it is
         return tokenizer.to_str()
     sides = [getattr(tokenizer, f"{name}_side", None) for name in ("truncation", "padding")]
-    if hasattr(tokenizer, "backend_tokenizer"):
-        state = json.loads(tokenizer.backend_tokenizer.to_str())
-        kept = {name: v for name, v in state.items() if name not in ("truncation", "padding")}
-        return [kept, sides]
-    return [tokenizer.get_vocab(), sides]
+    return [pieces_state(tokenizer), sides]
+
+
+def pieces_state(tokenizer: Any) -> Any:
+    """Return what decides the pieces of a text that is short enough."""
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if not hasattr(backend, "to_str"):
+        return tokenizer.get_vocab()
+    state = json.loads(backend.to_str())
+    return {name: part for name, part in state.items() if name not in ("truncation", "padding")}

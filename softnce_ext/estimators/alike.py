@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..encoders.load import is_static
+from ..encoders.tokenizer_state import pieces_state
 
 _SIDES = ("query", "document")
 
@@ -63,7 +64,7 @@ def _reading(model: Any) -> Mapping[str, Any]:
     options.pop("remove_padding", None)  # changes how they are computed on
     length = first.tokenizer.truncation if is_static(model) else model.max_seq_length
     return {
-        "tokenizer": model.tokenizer.get_vocab(),
+        "tokenizer": pieces_state(model.tokenizer),
         "kind": getattr(first, "kind", None),
         "max_seq_length": length,
         **options,
