@@ -86,3 +86,19 @@ def test_own_rows_of_codesearchnets_fields_are_read_too(tmp_path: Path) -> None:
     path = write(tmp_path / "train.jsonl", record("python", "train", 1))
     (pair,) = read(path)
     assert pair.code == "def add_1(a):\n    return sum(a) + 1  # fast"
+
+
+def test_a_split_of_another_name_is_left_out_beside_partitions(tmp_path: Path) -> None:
+    def rows(word: str) -> Any:
+        return datasets.Dataset.from_list([{"query": f"Add {word} to it", "code": f"it + {word}"}])
+
+    mixed = tmp_path / "mixed"
+    splits = {word: rows(word) for word in ("train", "test", "testing")}
+    datasets.DatasetDict(splits).save_to_disk(str(mixed))
+    with pytest.warns(UserWarning, match="left out testing, of 3 splits .* train, training"):
+        pairs = read(mixed)
+    assert [pairs.partitions[pair] for pair in pairs] == ["train", "test"]
+    named = tmp_path / "named"
+    datasets.DatasetDict({word: rows(word) for word in ("go", "php")}).save_to_disk(str(named))
+    assert len(read(named)) == 2
+    assert not read(named).partitions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,7 +64,8 @@ def read_hub(
 
     Args:
         name: A path, or a hub name such as "owner/name"; "owner/name:config" names the config too.
-        split: "train", "validation", ...; None for all, each giving its rows their partition.
+        split: "train", "validation", ...; None for all, each giving its rows their partition. Where
+            some are named so, those of other names are left out with a warning.
         config: The dataset's configuration, where it has several.
         query_column: The column with the documentation; None to find it by its name.
         code_column: The column with the code; None to find it by its name.
@@ -82,14 +84,14 @@ def read_hub(
 
     if config is None and ":" in name and not Path(name).exists():
         name, _, config = name.rpartition(":")
-    parts = _load(name, split, config)
+    parts = _partitions_alone(name, _load(name, split, config))
     gathered = Gathered()
     with tqdm(
         total=sum(map(len, parts.values())), desc="reading", mininterval=0.3, disable=not progress
     ) as bar:
         for part, dataset in parts.items():
             columns = _columns(name, dataset, query_column, code_column)
-            held = PARTITION_OF_WORD.get(part.split("[")[0], "")
+            held = _partition(part)
             for batch in dataset.select_columns(list(columns)).iter(_BATCH):
                 keys = list(batch)
                 for values in zip(*batch.values(), strict=True):
@@ -143,6 +145,28 @@ def _load(name: str, split: str | None, config: str | None) -> dict[str, Dataset
     if isinstance(loaded, datasets.Dataset):
         return {split or str(loaded.split or ""): loaded}
     return {str(each): loaded[each] for each in loaded}
+
+
+def _partitions_alone(name: str, parts: dict[str, Dataset]) -> dict[str, Dataset]:
+    """Return the splits that are a partition, or all where none is.
+
+    What another split beside them holds is not known: a second test would end up in training.
+    """
+    known = {part: dataset for part, dataset in parts.items() if _partition(part)}
+    if not known or len(known) == len(parts):
+        return parts
+    others = [part for part in parts if part not in known]
+    warnings.warn(
+        f"{name}: left out {', '.join(others)}, of {len(parts)} splits those whose names are not of"
+        f" {', '.join(PARTITION_OF_WORD)}",
+        stacklevel=3,
+    )
+    return known
+
+
+def _partition(split: str) -> str:
+    """Return the partition that a split's name says, "" for none."""
+    return PARTITION_OF_WORD.get(split.split("[")[0].lower(), "")
 
 
 def _columns(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ from .own_negatives import add_own, group_own
 from .statistics import Statistics
 
 
-class EmbeddingsLoss(nn.Module):
+class EmbeddingsLoss(nn.Module, ABC):
     """What `SoftInfoNCELoss` makes of embeddings; there its arguments are told."""
 
     estimator: Estimator | None
@@ -160,9 +161,9 @@ class EmbeddingsLoss(nn.Module):
             return alone(rows)
         return meet(rows, columns, device, self.compared_options())
 
+    @abstractmethod
     def compared_options(self) -> dict[str, Any]:
         """Return what the ranks of a step must agree on, as JSON values."""
-        raise NotImplementedError
 
     def _takes_embeddings(self) -> bool:
         """Tell whether the estimator works on the step's own embeddings, not on its features."""
