@@ -112,7 +112,10 @@ class Problem:
         tf32: bool = False,
         **options: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Run the kernel and return the rows' losses and gradients, in the gradient's type."""
+        """Run the kernel and return the rows' losses and gradients, in the gradient's type.
+
+        gain: What the gradients come out times; 0: what fp16 operands' are kept times.
+        """
         rows, columns, gradient = self.rows, self.columns, gradient or self.dtype
         padded = (columns + 7) // 8 * 8
         scores = torch.full((rows, padded), float("nan"), dtype=self.dtype)

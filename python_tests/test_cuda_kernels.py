@@ -114,6 +114,19 @@ def test_results_are_bitwise_equal_in_every_order(place, name):
             assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
+@pytest.mark.parametrize("place", ANY)
+@pytest.mark.parametrize(
+    "weights, gain", [((1.3, 0.7), 2**14), ((4.0, 1.0), 2**12), ((3e5, 0), 1 / 16)]
+)
+def test_fp16_holds_the_gradients_of_kl_whatever_its_weights(place, weights, gain):
+    problem = Problem(5, 40)
+    options = dict(zip(("info_nce_weight", "kl_weight"), weights, strict=True), temperature=0.7)
+    wanted = problem.wanted("kl_regularized_info_nce", **options)
+    half = {"gradient": torch.float16, "gain": 0}
+    loss, gradient = problem.run("kl_regularized_info_nce", place, **half, **options)
+    check(problem, (loss, gradient.double() / gain), wanted, 1e-3)
+
+
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("kind", ["none", "dense"])
 @pytest.mark.parametrize("order", ORDERS[:2])

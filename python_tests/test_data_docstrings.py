@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from softnce_ext.data.docstrings import undocumented_python
+from softnce_ext.data.docstrings import cut_docstring, undocumented_python
 
 BARE = "def f(a):\n    return a"
 CUT = [
@@ -64,3 +64,18 @@ def test_documentation_is_cut_whatever_its_form(source: str, bare: str) -> None:
 @pytest.mark.parametrize("source", KEPT)
 def test_code_without_documentation_comes_back_as_it_is(source: str) -> None:
     assert undocumented_python(source) is source
+
+
+def test_a_string_that_is_part_of_a_statement_stays() -> None:
+    rest = '\n    y = """\n    foo\n    """\n    return y'
+    code = f'def f(x):\n    """SELECT %s""" % x{rest}'
+    assert cut_docstring(code) == code
+    python_2 = f'def f(x):\n    """SELECT %s""" % x\n    print 1{rest}'
+    assert undocumented_python(python_2) == python_2
+
+
+@pytest.mark.parametrize("quotes", ['""', '"""a"""', "'", "'''a\ndef f(): "])
+def test_quotes_without_end_take_no_longer_than_their_length(quotes: str) -> None:
+    """Read in two ways, 3,000 of them would never end."""
+    code = "def f():\n    " + quotes * 3000 + "x\n    print 1"
+    assert undocumented_python(code) == cut_docstring(code) == code

@@ -25,6 +25,14 @@ static inline T similarity_exponent(const Rule& rule) {
   return inverse_temperature<T>(scaled);
 }
 
+// What fp16 gradients of the scores are kept times, a power of two: 2^14, so that p = 3e-12 is
+// still not 0. They lie in [-2, 2], those of KL within the sum of its two weights; 2^14 times more
+// than 3.99 would be infinite. Host only.
+static inline double half_gain(const Rule& rule) {
+  const double bound = rule.objective == Objective::kKL ? rule.alpha + rule.beta : 1;
+  return 16384 / std::exp2(std::ceil(std::log2(bound > 2 ? bound / 2 : 1)));
+}
+
 // BM25 similarities as two sparse factors (arguments.h), the rows of one block.
 struct Postings {
   const int64_t* query_indptr;  // [R + 1], or null: no factors

@@ -1,9 +1,10 @@
 // The step of a small batch by one cooperative launch (fused_step.cuh): whether to take it, and its
 // arguments.
 //
-// It is not taken for fp64, for the losses with soft targets, where sizes or addresses do not allow
-// 16-byte reads, on request (block_rows is given, or the environment has SOFTNCE_FUSED_STEP=0, for
-// comparisons), or where the GPU cannot hold all blocks at once.
+// It is not taken for fp64, for fp16 with a weight of each row's own, for the losses with soft
+// targets, for a teacher in another type, where sizes or addresses do not allow 16-byte reads, on
+// request (block_rows is given, or the environment has SOFTNCE_FUSED_STEP=0, for comparisons), or
+// where the GPU cannot hold all blocks at once.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 

@@ -14,7 +14,7 @@
 // run on the current stream and can be captured in a CUDA graph.
 //
 // Half operands: scale and row_weight go into alpha, so that G is p - [i = j] in [-1, 1] and not
-// p / N, which fp16 could not hold. fp16 G is moreover kept times 2^14 (step.h).
+// p / N, which fp16 could not hold. fp16 G is moreover kept times a gain (half_gain).
 // A row weight of each row's own (rows_backward) has no such factor to be drawn out: bf16 has the
 // range for it; fp16, which a GradScaler's 65,536 would overflow, is converted to fp32 for that op
 // and multiplied as TF32, whose 11 significant bits are those of fp16 in the range of fp32.

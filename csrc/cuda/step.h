@@ -9,9 +9,6 @@
 
 namespace softnce::cuda {
 
-// fp16 gradients of the scores are kept times this: p = 3e-12 is still not 0.
-constexpr double kHalfGain = 16384;
-
 struct Wanted {
   double row_weight;                  // the gradient is that of row_weight * loss_i
   std::optional<Tensor> row_weights;  // [N], and of row_weights[i] * loss_i
@@ -55,7 +52,7 @@ RowBlock<T> common_rows(const Arguments& a, const Wanted& wanted, ScalarType ope
   block.inverse_temperature = inverse_temperature<T>(a.rule);
   block.similarity_exponent = similarity_exponent<T>(a.rule);
   block.eps = static_cast<T>(a.eps);
-  block.gain = static_cast<T>(operand == ScalarType::Half ? kHalfGain : 1);
+  block.gain = static_cast<T>(operand == ScalarType::Half ? half_gain(a.rule) : 1);
   block.need_gradient = wanted.gradient();
   return block;
 }

@@ -52,7 +52,8 @@ cuda::RowBlock<T> row_block(const KernelArguments& a) {
   b.inverse_temperature = inverse_temperature<T>(b.rule);
   b.similarity_exponent = cuda::similarity_exponent<T>(b.rule);
   b.eps = static_cast<T>(a.number("eps"));
-  b.gain = static_cast<T>(a.number("gain"));
+  const double gain = a.number("gain");  // 0: that of fp16 gradients
+  b.gain = static_cast<T>(gain > 0 ? gain : cuda::half_gain(b.rule));
   b.need_gradient = a.flag("need_gradient");
   b.round_to_tf32 = a.flag("round_to_tf32");
   return b;

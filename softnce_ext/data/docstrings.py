@@ -11,14 +11,16 @@ from .functions import UNPARSABLE, cut_first_statement, dedented_lines, parse
 
 Definition: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
+# No string can be read in two ways, or failing to match would take exponential time: three quotes
+# open only what three quotes close.
 _STRING = (
     r"[rRbBuUfF]{0,2}(?:"
-    r'"""(?:[^\\]|\\.)*?"""|' + r"'''(?:[^\\]|\\.)*?'''|"
-    r'"(?:[^"\\\n]|\\.)*"|' + r"'(?:[^'\\\n]|\\.)*')"
+    r'"""(?:[^"\\]|\\.|"(?!""))*"""|' + r"'''(?:[^'\\]|\\.|'(?!''))*'''|"
+    r'"(?!"")(?:[^"\\\n]|\\.)*"|' + r"'(?!'')(?:[^'\\\n]|\\.)*')"
 )
 _PYTHON = re.compile(
-    rf"(?P<string>{_STRING})|(?P<comment>#[^\n]*)|(?P<open>[(\[{{])|(?P<close>[)\]}}])"
-    r"|(?P<colon>:)|(?P<word>\w+)",
+    rf"(?P<string>{_STRING}|(?:\"\"\"|''').*)"  # what is never closed reaches to the end
+    r"|(?P<comment>#[^\n]*)|(?P<open>[(\[{])|(?P<close>[)\]}])|(?P<colon>:)|(?P<word>\w+)",
     re.DOTALL,
 )
 # What may stand between a function's header and its docstring.
