@@ -1,8 +1,10 @@
 import gzip
+import itertools
 import json
 import os
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,10 +24,12 @@ from codesearchnet_dumps import (
 
 from softnce_ext.data.codesearchnet import Dump, prepare_language
 from softnce_ext.data.codesearchnet_folder import FILES, TABLE_6
+from softnce_ext.data.codesearchnet_language import joined_pairs
 from softnce_ext.data.codesearchnet_read import read_prepared, read_retrieval
 from softnce_ext.data.codesearchnet_rows import prepared_row
 from softnce_ext.data.docstrings import cut_docstring
 from softnce_ext.data.formats import read_pairs
+from softnce_ext.data.pairs import Pair
 from softnce_ext.data.rows import BadRow
 
 PAPER = dict(TABLE_6)
@@ -566,6 +570,27 @@ def test_prepared_files_are_read_as_pairs_and_as_queries_against_the_code_base(
     by_tokens = read_retrieval(output / "python", "valid", form="tokens")
     assert by_tokens.codes[0] == "def add_1 ( a ) : return sum ( a ) + 1"
     assert by_tokens.target.tolist() == [1, 2, 3]
+
+
+def test_what_is_ranked_is_not_trained_on_where_lists_overlap(tmp_path: Path) -> None:
+    def language() -> Any:
+        pairs = {word: Pair(f"Add {word} to it", f"it + {word}") for word in "abcd"}
+        held = {"train": "aabc", "valid": "bd", "test": "cd"}
+        return SimpleNamespace(
+            each_pair=lambda parts: ((part, pairs[word]) for part in parts for word in held[part])
+        )
+
+    for order in itertools.permutations(("train", "valid", "test")):
+        pairs = joined_pairs([language()], order)
+        held = {(pair.code[-1], pairs.partitions[pair]) for pair in pairs}
+        assert held == {("a", "train"), ("b", "valid"), ("c", "test"), ("d", "test")}
+        assert len(pairs) == 5  # "a" is trained on twice, as listed
+        assert pairs.report["lines"] == 8
+        assert pairs.report["repeated"] == pairs.report["dropped"]
+        assert pairs.report["repeated"] == {
+            f"rows of {weak} that {strong} holds too": 1
+            for weak, strong in (("train", "valid"), ("train", "test"), ("valid", "test"))
+        }
 
 
 def test_readers_refuse_what_is_not_as_prepared(tmp_path: Path) -> None:

@@ -99,9 +99,15 @@ def test_low_weights_of_many_rows_are_those_of_rows_spread_evenly(
 
 @pytest.mark.parametrize("kind", ["dense", "pair"])
 @pytest.mark.parametrize("grouped", [False, True])
-def test_added_codes_weigh_1_and_change_no_other_weight(kind: str, grouped: bool) -> None:
+@pytest.mark.parametrize("half", [None, torch.bfloat16, torch.float16])
+def test_added_codes_weigh_1_and_change_no_other_weight(
+    kind: str, grouped: bool, half: torch.dtype | None
+) -> None:
     """As where the known codes are named (`known`), and as BM25Factors have it."""
     given, dense, _ = made(kind, 60, 60)
+    if half is not None:
+        given = tuple(part.to(half) for part in given) if kind == "pair" else given.to(half)
+        dense = given[0].float() @ given[1].float().T if kind == "pair" else given.float()
     groups = groups_of(60, 99) if grouped else None
     wide, rule = widen(given, 99, RULE, groups)
     found = wide if kind == "dense" else wide[0] @ wide[1].T

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -149,10 +150,13 @@ class _Base(NamedTuple):
 
 
 def joined_pairs(languages: Sequence[PreparedLanguage], partitions: Sequence[str]) -> Pairs:
-    """Return the pairs of languages one after the other, with their partitions."""
+    """Return the pairs of languages one after the other, with their partitions.
+
+    A pair that several partitions hold is the last one's: what is ranked is never trained on.
+    """
     for partition in partitions:
         _check("partitions", partition, PARTITIONS)
-    pairs: list[Pair] = []
+    rows: list[tuple[Pair, str]] = []
     found: dict[Pair, str] = {}
     lost = 0
     for language in languages:
@@ -160,19 +164,24 @@ def joined_pairs(languages: Sequence[PreparedLanguage], partitions: Sequence[str
             if pair is None:
                 lost += 1
                 continue
-            pairs.append(pair)
-            found.setdefault(pair, partition)
-    counts = {name: 0 for name in partitions}
-    for partition in found.values():
-        counts[partition] += 1
+            rows.append((pair, partition))
+            found[pair] = max(found.get(pair, partition), partition, key=PARTITIONS.index)
+    repeated = Counter(
+        f"rows of {partition} that {found[pair]} holds too"
+        for pair, partition in rows
+        if partition != found[pair]
+    )
+    pairs = [pair for pair, partition in rows if partition == found[pair]]
+    counts = Counter(found.values())
     report = {
         "pairs": len(pairs),
         "files": len(languages),
-        "lines": len(pairs) + lost,
+        "lines": len(rows) + lost,
         "bad_lines": 0,
         "bad_examples": [],
-        "dropped": {"no code in the code base": lost} if lost else {},
-        "partitions": counts,
+        "dropped": ({"no code in the code base": lost} if lost else {}) | repeated,
+        "repeated": dict(repeated),
+        "partitions": {name: counts[name] for name in partitions},
     }
     return Pairs(pairs, partitions=found, report=report)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..factors import BM25Factors
+from ..factors import BM25Factors, ByDocument
 
 Similarity = Tensor | tuple[Tensor, Tensor] | BM25Factors
 Groups = tuple[Tensor, Tensor]
@@ -58,17 +58,20 @@ def compared_columns(similarity: Similarity) -> int:
 
 
 def take_rows(similarity: Similarity, rows: slice) -> Similarity:
-    """Return the similarities of some of the queries."""
+    """Return the similarities of some of the queries, every `rows.step`-th."""
     if not isinstance(similarity, BM25Factors):
         if isinstance(similarity, Tensor):
             return similarity[rows]
         return similarity[0][rows], similarity[1]
-    indptr = similarity.query_indptr[rows.start : rows.stop + 1]
-    terms = slice(int(indptr[0]), int(indptr[-1]))
+    indptr = similarity.query_indptr
+    start, length = indptr[:-1][rows], indptr.diff()[rows]
+    end = length.cumsum(0)
+    row = torch.repeat_interleave(length)
+    term = torch.arange(len(row), device=row.device) + (start - end + length)[row]
     return similarity._replace(
-        query_indptr=indptr - indptr[0],
-        query_term=similarity.query_term[terms],
-        query_count=similarity.query_count[terms],
+        query_indptr=torch.nn.functional.pad(end, (1, 0)),
+        query_term=similarity.query_term[term],
+        query_count=similarity.query_count[term],
     )
 
 
@@ -137,9 +140,9 @@ def widen(
         parts.append(torch.where(count > 0, value, 0.0))
     added = torch.cat(parts)[:, None]
     rule = {**rule, "alpha": rule["alpha"] / share}
-    if isinstance(similarity, Tensor):
-        wider = added.to(similarity.dtype).expand(-1, missing)
-        return torch.cat([similarity, wider], dim=1), rule
+    if isinstance(similarity, Tensor):  # half similarities too: the value is no half
+        known_ones = similarity.to(added.dtype)
+        return torch.cat([known_ones, added.expand(-1, missing)], dim=1), rule
     # One coordinate more: the query's is its value, a new code's is 1, a known code's 0.
     query, code = (vectors.to(added.dtype) for vectors in similarity)
     new = torch.nn.functional.pad(code.new_zeros(missing, code.shape[1]), (0, 1), value=1.0)
@@ -189,22 +192,22 @@ def negative_logits(
 
     With each the number of the rows' negatives, [R]. Every `step`-th row is looked at.
     """
-    blocks = _Factors(similarity) if isinstance(similarity, BM25Factors) else None
-    total = _query_count(similarity)
-    for part in _row_blocks(total, step):
-        if blocks is not None:
-            block = blocks.block(part)
-        elif isinstance(similarity, tuple):
-            query, code = (_at_least_float(vectors.detach()) for vectors in similarity)
-            block = query[part] @ code.T
+    columns = compared_columns(similarity)
+    for part in _row_blocks(_query_count(similarity), step):
+        some = take_rows(similarity, part)
+        if isinstance(some, BM25Factors):
+            block = ByDocument.of(some, torch.float32).rows(slice(0, _query_count(some)), columns)
+        elif isinstance(some, tuple):
+            query, code = (_at_least_float(vectors.detach()) for vectors in some)
+            block = query @ code.T
         else:
-            block = similarity[part].detach().clone()
+            block = _at_least_float(some.detach()).clone()
         block.div_(temperature)
-        outside = _outside(part, block.shape[1], groups, positive_offset, block.device)
-        if blocks is not None:
-            outside |= ~blocks.has_text
+        outside = _outside(part, columns, groups, positive_offset, block.device)
+        if isinstance(some, BM25Factors):
+            outside |= some.document_length == 0
         block.masked_fill_(outside, -torch.inf)
-        yield block, block.shape[1] - outside.sum(1)
+        yield block, columns - outside.sum(1)
 
 
 def _row_blocks(rows: int, step: int) -> Iterator[slice]:
@@ -231,32 +234,3 @@ def _outside(
     if groups is not None:
         outside |= groups[0][part, None] == groups[1][None, :columns]
     return outside
-
-
-class _Factors:
-    """BM25's factors, the postings by document."""
-
-    def __init__(self, factors: BM25Factors) -> None:
-        self.factors = factors
-        self.terms = len(factors.indptr) - 1
-        document, order = factors.document.long().sort(stable=True)
-        term = torch.repeat_interleave(factors.indptr.diff())
-        documents = torch.arange(len(factors.document_length), device=document.device)
-        self.term, self.weight = term[order], factors.weight[order]
-        self.start = torch.searchsorted(document, documents)  # first posting of each document
-        self.has_text = factors.document_length > 0
-
-    def block(self, part: slice) -> Tensor:
-        """Sum, for each document, the block's counts of its terms: [R, K]."""
-        indptr = self.factors.query_indptr
-        start, length = indptr[:-1][part], indptr.diff()[part]
-        row = torch.repeat_interleave(length)
-        first = length.cumsum(0) - length  # of each row among the block's terms
-        term = torch.arange(len(row), device=row.device) + (start - first)[row]
-        # One row more than there are terms: a table may not be empty.
-        counts = self.weight.new_zeros(self.terms + 1, len(length))
-        place = (self.factors.query_term[term].long(), row)
-        counts.index_put_(place, self.factors.query_count[term], accumulate=True)
-        return torch.nn.functional.embedding_bag(
-            self.term, counts, self.start, mode="sum", per_sample_weights=self.weight
-        ).T.contiguous()

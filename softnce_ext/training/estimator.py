@@ -105,9 +105,11 @@ def find_teacher(
 
 
 def simcse_settings(settings: TrainSettings) -> simcse.SimCSESettings:
-    """Return how a SimCSE teacher is trained within a run that has these settings."""
-    return simcse.SIMCSE_SETTINGS[settings.simcse_settings]._replace(
-        max_steps=settings.max_steps, precision=settings.precision
+    """Return how a SimCSE teacher is trained within a run of these settings, which are resolved."""
+    assert settings.seed is not None
+    chosen = simcse.SIMCSE_SETTINGS[settings.simcse_settings]
+    return chosen._replace(
+        max_steps=settings.max_steps, precision=settings.precision, seed=settings.seed
     )
 
 

@@ -279,7 +279,7 @@ class TrainSettings:
         "optimiser",
         int,
         None,
-        "of initialisation and order; the split stays the same "
+        "of initialisation and order, of a teacher trained first too; the split stays the same "
         "(default: 0; presets 1234; 42 with loss simcse)",
         at_least=0,
     )
