@@ -21,8 +21,9 @@ NVLINK = 450e9
 # A 400 Gb/s adapter; DGX H200 has 8 for its GPUs, smaller clusters 1 a node.
 ADAPTER = 50e9
 GPUS_A_NODE = 8
-# What a cluster of thread blocks has of shared memory on an H200, for a row (csrc/cuda/plan.h).
-CLUSTER_BYTES = 8 * 227 * 1024
+# What a cluster of 8 thread blocks has of shared memory on an H200, for a row (csrc/cuda/plan.h):
+# the blocks' reductions take 1,280 bytes each.
+CLUSTER_BYTES = 8 * (227 * 1024 - 1280)
 # Assumptions: how much of a link a collective reaches, and what starting one takes.
 LINK_SHARE, LATENCY_S = 0.8, 50e-6
 # What the loss is set beside: CodeBERT's size, the tokens of GraphCodeBERT's and UniXcoder's

@@ -196,7 +196,7 @@ def test_the_name_follows_model_code_files_and_settings(tmp_path: Path) -> None:
     file.write_text("x = 1\n")
     (model / "weights").write_text("1")
 
-    def name(**settings: int) -> tuple[str, str]:
+    def name(**settings: Any) -> tuple[str, str]:
         return index_name(str(model), code, code.glob("*.py"), **{"name_boost": 3, **settings})
 
     first = name()
@@ -213,6 +213,7 @@ def test_the_name_follows_model_code_files_and_settings(tmp_path: Path) -> None:
     states.add(name()[1])
     assert len(states) == 5
     assert name()[0] == first[0]
+    assert name(language="go")[0] != first[0]  # an index of its own beside that of all languages
     assert index_name("some/hub-name", code, [])[0] != first[0]
 
 

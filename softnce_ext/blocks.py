@@ -39,6 +39,8 @@ def loss(query: Tensor, code: Tensor, problem: Problem, reduction: str) -> Tenso
     with _without_autocast(query.device.type):  # it would round scores to its half type
         if transformed():
             return _differentiable(query, code, problem, reduction)
+        if not torch.is_grad_enabled():  # which needs_input_grad does not say
+            query, code = query.detach(), code.detach()
         return _Blocks.apply(query, code, problem, reduction)  # type: ignore[no-any-return, no-untyped-call]
 
 

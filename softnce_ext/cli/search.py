@@ -70,7 +70,8 @@ def run(args: argparse.Namespace) -> int:
     files = [Path(each.root, path) for each in packages for path, _ in each.files]
     if not files:
         raise ValueError(f"{args.code} holds no {language or 'source'} file")
-    name = index_name(args.model, args.code, files, name_boost=settings.name_boost)
+    boost = settings.name_boost
+    name = index_name(args.model, args.code, files, language=language, name_boost=boost)
 
     def build() -> Index:
         functions = mine_folder(args.code, language=language, keep_all=True)
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         skipped = {why: count for why in reasons if (count := functions.report[f"{why}_files"])}
         if skipped:
             _tell(f"files left out: {', '.join(f'{skipped[why]} {why}' for why in skipped)}")
-        return build_index(functions, model, name_boost=settings.name_boost, progress=True)
+        return build_index(functions, model, name_boost=boost, progress=True)
 
     index, folder, reused = open_index(args.index or default_folder(), name, build, _tell)
     hits = search(

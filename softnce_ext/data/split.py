@@ -1,4 +1,5 @@
-"""Split pairs into train, valid and test so that test is truly unseen: no package in two of them.
+"""Split pairs into train, valid and test so that test is truly unseen: no package in two of them,
+but where files name the partitions or the packages are too few.
 
 Whatever the order of the pairs, and on every machine, the same pairs and seed give the same split.
 """
@@ -28,7 +29,7 @@ _SALT = 762
 
 @dataclass(frozen=True)
 class Split:
-    """Three lists of pairs that share no package.
+    """Three lists of pairs that share no package, folder or file: `summary` has the unit.
 
     Attributes:
         train: Sorted by package, path and line, as the others.

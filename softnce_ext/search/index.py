@@ -92,20 +92,29 @@ def default_folder() -> Path:
     return Path(cache, "softnce_ext", "index")
 
 
-def index_name(model: str, code: Path, files: Iterable[Path], **settings: Any) -> tuple[str, str]:
+def index_name(
+    model: str,
+    code: Path,
+    files: Iterable[Path],
+    *,
+    language: str | None = None,
+    **settings: Any,
+) -> tuple[str, str]:
     """Return the two parts of an index's folder name: which index it is, and of what state.
 
-    The first part names model and code base; the second is a hash of the model's files, of the
+    The first part names model, code base and language; the second is a hash of the model's files, of the
     settings and of every source file's path, size and time of change.
 
     Args:
         model: Folder of the model, or its name.
         code: The code base.
         files: Its source files.
+        language: The one that is read; None for all.
         **settings: Whatever else decides the index's content; JSON values.
     """
     folder = local_folder(model) or Path(model)
-    place = [str(folder.resolve()) if Path(model).exists() else model, str(code.resolve())]
+    name = str(folder.resolve()) if Path(model).exists() else model
+    place = [name, str(code.resolve()), language]
     model_files = sorted(path for path in folder.rglob("*") if path.is_file())
     state = [__version__, settings, *(_state(path) for path in (*model_files, *sorted(files)))]
     readable = re.sub(r"\W+", "-", code.resolve().name, flags=re.ASCII).strip("-")[:40] or "code"
