@@ -102,8 +102,8 @@ def index_name(
 ) -> tuple[str, str]:
     """Return the two parts of an index's folder name: which index it is, and of what state.
 
-    The first part names model, code base and language; the second is a hash of the model's files, of the
-    settings and of every source file's path, size and time of change.
+    The first part names model, code base and language; the second is a hash of the model's files,
+    of the settings and of every source file's path, size and time of change.
 
     Args:
         model: Folder of the model, or its name.
