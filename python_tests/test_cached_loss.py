@@ -232,7 +232,7 @@ def test_the_second_pass_sees_the_mask_of_the_first(transformer: Any) -> None:
 
 def test_a_teacher_leaves_the_students_mask_alone(transformer: Any) -> None:
     batch = features(transformer, 1)
-    FrozenEncoder(prompt_taking(transformer)).of_features(batch[0])
+    FrozenEncoder(prompt_taking(transformer)).of_features(batch[0], "query")
     assert batch[0]["attention_mask"][:, :3].all()
 
 

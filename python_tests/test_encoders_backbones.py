@@ -87,6 +87,9 @@ def test_a_batch_is_padded_to_its_longest_and_a_prompt_is_put_before_the_texts(
     assert batch.shape[1] == max(row.shape[1] for row in rows)
     prompted = module.preprocess(["b"], prompt="a ")
     assert torch.equal(prompted["input_ids"], module.preprocess(["a b"])["input_ids"])
+    counted = int((module.preprocess(["a "])["attention_mask"]).sum()) - 1  # without the end
+    assert prompted["prompt_length"] == counted
+    assert "prompt_length" not in module.preprocess(["b"])
 
 
 @pytest.mark.parametrize("mode", ["entry", "special"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from itertools import product
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from softnce_ext.bm25 import BM25, TokenIds
-from softnce_ext.estimators.bm25 import InBatchBM25, special_ids, token_ids
+from softnce_ext.estimators.bm25 import InBatchBM25, own_token_ids, special_ids, token_ids
 from softnce_ext.estimators.duplicates import count_masked, duplicate_groups, fingerprints
 
 TEXTS = [[5, 6, 7], [6, 6], [8], [5, 9, 9, 10]]
@@ -64,6 +65,32 @@ def test_factors_are_those_of_the_words(
     assert factors.known(5).tolist() == [True, True, True, True, False]
     for part, right in zip(estimator([features]), factors, strict=True):
         assert torch.equal(part, right)  # of the last text only factors can say that it has none
+
+
+@pytest.mark.parametrize("counted", [3, 4, torch.tensor([4]), torch.tensor([4, 4, 4, 4])])
+def test_a_prompt_is_no_word_of_a_text(counted: object) -> None:
+    """Alone it may have a piece more, its last space, than it has before a text."""
+    prompt = [20, 21]  # and [CLS]
+    features = padded([prompt + text for text in TEXTS], begin=0, end=2, pad=1)
+    features |= {"prompt_length": counted}
+    own = own_token_ids(features)
+    spans = itertools.pairwise(own.offsets.tolist())
+    assert [own.ids[a:z].tolist() for a, z in spans] == [[*text, 2] for text in TEXTS]
+    found = InBatchBM25([0, 1, 2])([features, {}])
+    assert np.array_equal(found.numpy(), BM25().scores(TEXTS))
+
+
+def test_a_prompt_that_is_not_told_is_what_many_texts_begin_with() -> None:
+    texts = [*TEXTS, *([10 + i, 5] for i in range(4))]
+    prompted = flat([[20, 21, *text] for text in texts])
+    assert np.array_equal(InBatchBM25()([prompted, {}]).numpy(), BM25().scores(texts))
+    few = flat([[20, 21, *text] for text in TEXTS])
+    assert np.array_equal(own_token_ids(few).ids, token_ids(few).ids)
+    for same in (flat([[5, 6]] * 8), flat([[5, 6]] * 7 + [[5, 6, 7]]), flat([])):
+        assert np.array_equal(own_token_ids(same).ids, token_ids(same).ids)
+    padding = {"begin": 0, "end": 2, "pad": 1}
+    alike = padded([[20, 21, *text] for text in texts], **padding)  # the paper's backbones have it
+    assert np.array_equal(own_token_ids(alike).ids, token_ids(alike).ids)
 
 
 def test_special_ids_count_neither_as_words_nor_in_the_length() -> None:

@@ -434,6 +434,29 @@ def test_a_teachers_prompts_are_in_its_vectors_and_its_hash(student: Any, tmp_pa
     torch.testing.assert_close(unit, nn.functional.normalize(wanted[:3]), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["document", "passage"])
+def test_a_live_teacher_reads_a_prompt_that_is_its_own_alone(student: Any, name: str) -> None:
+    teacher = other_weights(student)
+    estimator = TeacherEstimator(teacher)
+    texts = {"query": QUERIES[:8], "code": CODES[:8]}
+    prompts = {"query": "read file ", "code": "write "}
+    asked = [student.preprocess(texts[side], prompt=prompts[side]) for side in texts]
+    plain = [student.preprocess(texts[side]) for side in texts]
+    estimator(plain)
+    with pytest.raises(ValueError, match=r"prompt for a query must be .* got 0 tokens .* and 3 in"):
+        estimator(asked)
+    student = copy.deepcopy(student)
+    for model in (teacher, student):
+        model.prompts = {"query": prompts["query"], name: prompts["code"]}
+    estimator = TeacherEstimator(teacher)
+    estimator.attach(student, temperature=1.0)
+    with pytest.raises(ValueError, match=r"must be .* got 3 tokens of its own and 0 in the batch"):
+        estimator(plain)
+    wanted = teacher.encode_query(texts["query"]), teacher.encode_document(texts["code"])
+    for vectors, each in zip(estimator(asked), wanted, strict=True):
+        torch.testing.assert_close(vectors, torch.from_numpy(each), rtol=0, atol=2e-6)
+
+
 def test_models_are_loaded_by_folder(student: Any, simcse: Any, tmp_path: Path) -> None:
     simcse.save(str(tmp_path / "simcse"))
     loaded, _ = SimCSEEstimator(tmp_path / "simcse")(batch(student, CHOSEN, texts=True))

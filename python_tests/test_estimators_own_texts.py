@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from models import static_model, tiny_rows, transformer_model
+from models import THINGS, VERBS, static_model, tiny_rows, transformer_model
 
 from softnce_ext.estimators.collate import ROW
 from softnce_ext.estimators.encoder import SimCSEEstimator, TeacherEstimator
@@ -152,6 +152,17 @@ def test_labels_that_are_classes_are_refused(student: Any, tmp_path: Path) -> No
         loss = SoftInfoNCELoss(student, teacher, **RULE)
         columns = [student.preprocess(texts[:32]) for texts in (QUERIES, CODES)]
         loss(columns, torch.ones(32, dtype=torch.int64))
+
+
+def test_a_prompt_whose_words_some_texts_have_is_no_other_text(student: Any) -> None:
+    """Counted as theirs its words would make each text more like those than like its own."""
+    prompt = "and return the state of the "
+    texts = [f"{verb} {thing}" for verb in VERBS for thing in THINGS]
+    texts[::3] = [prompt + text for text in texts[::3]]
+    own = OwnTexts(texts, "query")
+    for begin in range(0, 64, 16):
+        features = student.preprocess(texts[begin : begin + 16], prompt=prompt)
+        own.check({**features, ROW: torch.arange(begin, begin + 16)}, student)
 
 
 def test_prompts_lengths_and_other_forms_are_no_other_texts(student: Any, tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ import torch
 from models import LIBRARY, static_model, tiny_rows, transformer_model
 from torch import nn
 
+from softnce_ext import PRESETS
+from softnce_ext.estimators.bm25 import InBatchBM25, model_special_ids
 from softnce_ext.estimators.encoder import TeacherEstimator
 from softnce_ext.sentence_transformers import CachedSoftInfoNCELoss, SoftInfoNCELoss
 
@@ -131,16 +133,33 @@ def test_bf16_trains_as_fp32_nearly(untrained: Any, tmp_path: Path, kind: Any) -
     assert half == pytest.approx(usual, rel=0.05)
 
 
-def test_prompts_are_texts_like_others(untrained: Any, tmp_path: Path) -> None:
-    prompt = "find the "
-    asked = fit(
-        SoftInfoNCELoss(copy.deepcopy(untrained)), tmp_path, PAIRS, prompts={"query": prompt}
-    )
-    written = {**PAIRS, "query": [prompt + text for text in PAIRS["query"]]}
-    wanted = fit(SoftInfoNCELoss(copy.deepcopy(untrained)), tmp_path, written)
-    assert asked == pytest.approx(wanted, rel=1e-4)
-    bare = fit(SoftInfoNCELoss(copy.deepcopy(untrained)), tmp_path, PAIRS)
+@pytest.mark.parametrize("kind", ["transformer", "static"])
+def test_a_prompt_reaches_the_model_and_no_weight(
+    untrained: Any, tmp_path: Path, kind: str
+) -> None:
+    model = untrained if kind == "transformer" else static_model(QUERIES + CODES)
+    prompt = "return the lines of a file "  # words that queries have
+    seen: list[Any] = []
+
+    def watched(columns: Any) -> Any:
+        found = InBatchBM25(model_special_ids(model))(columns)
+        seen[-1].append(found)
+        return found
+
+    def trained(estimator: Any, columns: dict[str, Any], **options: Any) -> list[float]:
+        seen.append([])
+        paper = PRESETS["bm25"]._asdict() if estimator else {}
+        loss = SoftInfoNCELoss(copy.deepcopy(model), estimator, **paper)
+        return fit(loss, tmp_path, columns, **options)
+
+    bare = trained(watched, PAIRS)
+    asked = trained(watched, PAIRS, prompts={"query": prompt})
     assert asked != pytest.approx(bare, rel=1e-4)
+    for left, right in zip(*seen, strict=True):
+        assert torch.equal(left, right)
+    written = {**PAIRS, "query": [prompt + text for text in PAIRS["query"]]}
+    without = trained(None, PAIRS, prompts={"query": prompt})
+    assert without == pytest.approx(trained(None, written), rel=1e-4)
 
 
 @pytest.mark.skipif(LIBRARY < (5, 7), reason="knows nothing of gradient caching; test_cached_loss")

@@ -194,7 +194,7 @@ class Backbone(InputModule):
 
         Args:
             inputs: Texts.
-            prompt: Is put before each text.
+            prompt: Is put before each text; its `prompt_length` is a feature, as elsewhere.
             task: "query" or "document"; None cuts as "document".
             **kwargs: Not used.
 
@@ -205,7 +205,10 @@ class Backbone(InputModule):
         room = self.side_length(task) - len(self.prefix) - 1
         rows = self.pieces(with_prompt(inputs, prompt), room)
         end = self.tokenizer.sep_token_id
-        return self.pad([[*self.prefix, *row, end] for row in rows])
+        features: dict[str, Any] = self.pad([[*self.prefix, *row, end] for row in rows])
+        if prompt:
+            features["prompt_length"] = len(self.prefix) + len(self.pieces([prompt], room)[0])
+        return features
 
     def narrow(self, features: dict[str, Any], rows: Tensor, length: int) -> dict[str, Tensor]:
         """Return some rows of a batch, cut to a length, as `encode_rows` takes them."""

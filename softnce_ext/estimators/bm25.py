@@ -27,6 +27,8 @@ PUBLISHED_WORDS = 18
 # From this many scores on (64 MiB) they go to the loss as factors, which it multiplies in blocks.
 _FACTOR_SCORES = 1 << 24
 _TEXTS_AT_ONCE = 4096
+PROMPT_LENGTH = "prompt_length"  # the library's feature, an int or a Tensor of one
+_ALIKE = 8  # texts
 _ROBERTA_SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")  # ids 0 to 3
 
 
@@ -134,8 +136,8 @@ class InBatchBM25:
         return codes[0], _joined(codes) if len(codes) > 1 else None
 
     def _words(self, features: Features) -> TokenIds:
-        """Return a column's texts with -1 in place of special ids."""
-        texts = token_ids(features)
+        """Return a column's own texts with -1 in place of special ids."""
+        texts = own_token_ids(features)
         if not len(self.special_ids):
             return texts
         return TokenIds(
@@ -160,7 +162,7 @@ def temperature_factor(documents: int, words: float) -> float:
 
 
 def token_ids(features: Features) -> TokenIds:
-    """Return a column's texts as flat token ids, without padding.
+    """Return a column's texts as flat token ids, without padding; prompts are part of them.
 
     Args:
         features: `input_ids` [N, L] with `attention_mask` [N, L], a static encoder's flat
@@ -186,6 +188,45 @@ def token_ids(features: Features) -> TokenIds:
         "sentence_features must hold input_ids [N, L] with attention_mask, or flat input_ids "
         f"with offsets, got {sorted(features)} with input_ids of shape {list(ids.shape)}"
     )
+
+
+def own_token_ids(features: Features) -> TokenIds:
+    """Return a column's texts without the prompt that was put before each of them.
+
+    A word of every text tells none apart, and the published idf of such words is far below 0: with
+    a prompt counted, the longest texts would be the most similar ones.
+
+    A prompt is what all the column's texts begin with, up to the features' `prompt_length`. That
+    alone does not say it: it may count a space at the prompt's end, which is a part of a text's
+    first word. A static encoder's features do not have it; there texts have a prompt where more of
+    them begin alike than would by chance.
+    """
+    texts = token_ids(features)
+    starts, lengths = texts.offsets[:-1], np.diff(texts.offsets)
+    told = prompt_length(features)
+    is_guessed = told is None and "offsets" in features and len(starts) >= _ALIKE
+    if len(starts) == 0 or (told is None and not is_guessed):
+        return texts
+    shortest = int(lengths.min())
+    bound = shortest if told is None else min(told, shortest)
+    length = 0
+    while length < bound and (texts.ids[starts + length] == texts.ids[starts[0] + length]).all():
+        length += 1
+    if length == 0 or (is_guessed and length == shortest):  # the same text again and again
+        return texts
+    place = np.arange(len(texts.ids)) - np.repeat(starts, lengths)
+    return TokenIds(
+        texts.ids[place >= length],
+        texts.offsets - length * np.arange(len(texts.offsets)),
+    )
+
+
+def prompt_length(features: Features) -> int | None:
+    """Return how many tokens the features say that a prompt has at most, special ones included."""
+    told = features.get(PROMPT_LENGTH)
+    if told is None:
+        return None
+    return int(told.reshape(-1)[0]) if hasattr(told, "reshape") else int(told)
 
 
 def special_ids(tokenizer: Any) -> list[int]:
@@ -224,7 +265,8 @@ def published_special_ids(tokenizer: Any) -> list[int]:
 def average_length(model: Any, texts: Sequence[str], task: str = "query") -> float:
     """Return the mean length of texts in tokens, special ones included: the published avgdl.
 
-    The published code counts special tokens here, but not in the length of a document.
+    The published code counts special tokens here, but not in the length of a document. A prompt is
+    part of neither.
 
     Args:
         model: The SentenceTransformer to train; it cuts texts off at its own bound.
@@ -239,7 +281,7 @@ def average_length(model: Any, texts: Sequence[str], task: str = "query") -> flo
     tokens = 0
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
         some = list(texts[start : start + _TEXTS_AT_ONCE])
-        features = model.preprocess(some, prompt=model.prompts.get(task) or None, task=task)
+        features = model.preprocess(some, task=task)
         tokens += len(token_ids(features).ids)
     return tokens / len(texts)
 

@@ -136,7 +136,7 @@ class SimCSEEstimator(_EncoderEstimator):
         elif TEXT in features:
             vectors = self.encode(features[TEXT])
         elif self.mode == "masked":
-            vectors = _unit(self._encoder.of_features(features))
+            vectors = _unit(self._encoder.of_features(features, "query"))
         else:
             raise ValueError('mode="reference" needs a table or texts, got token ids alone')
         vectors = vectors.to(_device(features))
@@ -318,7 +318,7 @@ class TeacherEstimator(_EncoderEstimator):
         assert self.encoder is not None
         if TEXT in features:
             return self._compared(self.encoder.of_texts(features[TEXT], side))
-        return self._compared(self.encoder.of_features(features))
+        return self._compared(self.encoder.of_features(features, side))
 
     def _compared(self, vectors: Tensor) -> Tensor:
         """Return vectors whose dot products are the similarities."""

@@ -11,11 +11,14 @@ from torch import Tensor
 
 from ..encoders.load import is_static
 from .alike import other_reading
+from .bm25 import prompt_length
 from .cache import model_hash
 from .collate import model_features
 
 _TEXTS_AT_ONCE = 64
 TASKS = {"query": "query", "code": "document"}  # sentence-transformers' words for the sides
+# The prompt of a side is the first of these that the model has.
+_PROMPTS = {"query": ("query",), "code": ("document", "passage", "corpus")}
 
 
 class FrozenEncoder:
@@ -31,6 +34,7 @@ class FrozenEncoder:
         self.model = model.eval().requires_grad_(False)
         self.student: Any = None
         self._other_reading: str | None = None  # than the student's; None: not compared yet
+        self._prompt_lengths: dict[str, int] = {}  # in tokens, by task
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenEncoder:
         return self  # it never changes
@@ -95,11 +99,12 @@ class FrozenEncoder:
         return torch.cat(parts)
 
     @torch.no_grad()
-    def of_features(self, features: Mapping[str, Any]) -> Tensor:
+    def of_features(self, features: Mapping[str, Any], side: str) -> Tensor:
         """Return the vectors of a batch the student has tokenized.
 
         Raises:
-            ValueError: The model reads texts otherwise: it has another tokenizer, length or kind.
+            ValueError: The model reads texts otherwise: it has another tokenizer, length or kind,
+                or another prompt than the texts of the batch have.
         """
         if self._other_reading is None:
             student = self.model if self.student is None else self.student
@@ -110,7 +115,25 @@ class FrozenEncoder:
                 "it cannot read: make its table with `cache`, or carry the texts with "
                 "RowCollator(texts=True)"
             )
+        self._check_prompt(features, side)
         return self._forward(model_features(features))
+
+    def _check_prompt(self, features: Mapping[str, Any], side: str) -> None:
+        """Hold the trainer's prompt, which is in the batch, against the model's own, by length."""
+        given, task = prompt_length(features) or 0, TASKS[side]
+        if task not in self._prompt_lengths:
+            names = [name for name in _PROMPTS[side] if name in self.model.prompts]
+            prompt = self.model.prompts.get((*names, self.model.default_prompt_name)[0])
+            own = self.model.preprocess(["a"], prompt=prompt, task=task) if prompt else {}
+            self._prompt_lengths[task] = prompt_length(own) or 0
+        wanted = self._prompt_lengths[task]
+        if given != wanted:
+            raise ValueError(
+                f"the teacher's prompt for a {task} must be the one the trainer puts before the "
+                f"{side} texts, got {wanted} tokens of its own and {given} in the batch: give both "
+                f'the same (teacher.prompts["{task}"]), make its table with `cache`, or carry the '
+                "texts with RowCollator(texts=True)"
+            )
 
     def _forward(self, features: Mapping[str, Any]) -> Tensor:
         from sentence_transformers.util import batch_to_device

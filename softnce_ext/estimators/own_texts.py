@@ -3,10 +3,9 @@
 Evaluation's first rows are looked at too: their numbers are others, which may be wrong alone.
 
 A row number says which row of a table a text has, not that this row was made of it. What a batch
-holds are token ids; so the table's texts are tokenized by the trained model, too. A prompt, a
-shorter length or another form of the code changes all texts alike: the ids are not held to be
-equal, but a text and the table's text of its row must be no less like each other than like any of
-the other rows'.
+holds are token ids; so the table's texts are tokenized by the trained model, too. A shorter length
+or another form of the code changes all texts alike: the ids are not held to be equal, but a text
+and the table's text of its row must be no less like each other than like any of the other rows'.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .bm25 import token_ids
+from ..bm25 import TokenIds
+from .bm25 import own_token_ids, token_ids
 from .collate import ROW
 from .frozen import TASKS
 from .table import StaleTableError
@@ -72,8 +72,8 @@ class OwnTexts:
             return
         rows = features[ROW][: _ROWS - len(batch)].tolist()
         own = [self._texts[row] for row in rows]
-        table += _words(student.preprocess(own, task=TASKS[self._side]))[: len(rows)]
-        batch += _words(features)[: len(rows)]
+        table += _words(token_ids(student.preprocess(own, task=TASKS[self._side])))[: len(rows)]
+        batch += _words(own_token_ids(features))[: len(rows)]
         if len(batch) < _LEAST:
             return
         astray = count_astray(batch, table)
@@ -107,6 +107,5 @@ def count_astray(found: Sequence[set[int]], wanted: Sequence[set[int]]) -> int:
     return int((likeness.diagonal() < most).sum())
 
 
-def _words(features: Mapping[str, Any]) -> list[set[int]]:
-    texts = token_ids(features)
+def _words(texts: TokenIds) -> list[set[int]]:
     return [set(part.tolist()) for part in np.split(texts.ids, texts.offsets[1:-1])]

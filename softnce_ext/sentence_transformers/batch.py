@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..distributed import Peers, gather, gather_texts
-from ..estimators.bm25 import token_ids
+from ..estimators.bm25 import PROMPT_LENGTH, token_ids
 from ..estimators.collate import ROW, TEXT
 from ..estimators.duplicates import Array, count_masked, duplicate_groups, fingerprints
 from ..estimators.similarity import Groups, Similarity
@@ -115,6 +115,8 @@ def gathered_features(columns: Sequence[dict[str, Any]], peers: Peers) -> list[d
             "input_ids": gather(ids, Peers(tokens, peers.rank)).long(),
             "offsets": lengths.cumsum(0) - lengths,
         }
+        if "offsets" not in column:  # else, as before, it is told from the texts
+            gathered[PROMPT_LENGTH] = column.get(PROMPT_LENGTH, 0)
         if ROW in column:
             gathered[ROW] = peers.gather(column[ROW])
         if TEXT in column:
