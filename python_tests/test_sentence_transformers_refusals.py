@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from models import static_model, tiny_rows
+from sentence_transformers import CrossEncoder
 from torch import Tensor, nn
 
-from softnce_ext.estimators.encoder import TeacherEstimator
+from softnce_ext.estimators.encoder import SimCSEEstimator, TeacherEstimator
 from softnce_ext.sentence_transformers import CachedSoftInfoNCELoss, SoftInfoNCELoss
 
 ROWS = tiny_rows()
@@ -50,11 +53,68 @@ def test_a_flag_that_is_no_bool_is_refused(model: Any, kind: Any, flag: str, val
         ("name/or/path", r"got 'name/or/path': load it with SentenceTransformer\("),
         (Path("folder"), "got 'folder': load it"),
         ({}, "got dict$"),
+        (object.__new__(CrossEncoder), "got CrossEncoder$"),
     ],
 )
 def test_what_is_no_model_is_refused(given: Any, came: str) -> None:
     with pytest.raises(TypeError, match=f"^model must be a SentenceTransformer, {came}"):
         SoftInfoNCELoss(given)
+
+
+def test_a_module_without_a_tokenizer_has_no_bm25() -> None:
+    with pytest.raises(TypeError, match='^model must be .* with estimator "bm25", .* got Linear$'):
+        SoftInfoNCELoss(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("teacher", [5, object.__new__(CrossEncoder)])
+def test_what_is_no_teacher_is_refused(teacher: Any) -> None:
+    for kind in (TeacherEstimator, SimCSEEstimator):
+        with pytest.raises(TypeError, match=r"^the encoder must be a SentenceTransformer, .* got "):
+            kind(teacher)
+
+
+@pytest.mark.parametrize(
+    ("queries", "codes", "error", "message"),
+    [
+        (["a", "b", "c"], ["x"], ValueError, "^codes must hold .* got 3 queries and 1 codes$"),
+        ("abc", "def", TypeError, "^texts must be a sequence of texts, got one text$"),
+        (["a", None], ["x", "y"], TypeError, "^texts must hold texts, got NoneType in row 1$"),
+        (["a", "b"], [1, 2], TypeError, "^texts must hold texts, got int in row 0$"),
+    ],
+)
+def test_what_makes_no_table_is_refused(
+    model: Any, tmp_path: Path, queries: Any, codes: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        TeacherEstimator(copy.deepcopy(model)).cache(queries, codes, folder=tmp_path)
+
+
+def test_a_module_that_encodes_no_texts_makes_no_table(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="^a table needs a SentenceTransformer .* got Linear$"):
+        TeacherEstimator(nn.Linear(2, 2)).cache(["a"], ["b"], folder=tmp_path)
+
+
+def test_embeddings_alone_mask_no_duplicates_and_it_is_told(model: Any) -> None:
+    embeddings = [torch.eye(3), torch.eye(3)]
+    with pytest.warns(RuntimeWarning, match="^mask_duplicates=True .* none is masked"):
+        SoftInfoNCELoss(model, None).compute_loss_from_embeddings(embeddings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SoftInfoNCELoss(model, None, mask_duplicates=False).compute_loss_from_embeddings(embeddings)
+        SoftInfoNCELoss(model, None)(batch(model))
+
+
+@pytest.mark.parametrize("kind", [SoftInfoNCELoss, CachedSoftInfoNCELoss])
+def test_labels_of_right_and_wrong_pairs_are_told_to_be_unread(model: Any, kind: Any) -> None:
+    wrong = torch.tensor([1, 0, 1, 0, 1, 0])
+    loss = kind(model)
+    with pytest.warns(RuntimeWarning, match="^label is not read: rows whose label is 0"):
+        loss(batch(model), wrong)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loss(batch(model), wrong)  # once
+        for labels in (None, torch.arange(6), torch.ones(6, dtype=torch.int64), wrong[:, None]):
+            kind(model)(batch(model), labels)
 
 
 def test_a_learned_scale_is_refused(model: Any) -> None:

@@ -48,12 +48,15 @@ def cached_table(
 
     Raises:
         StaleTableError: There is a table, but it is damaged.
+        TypeError: `texts` is one text, or holds something else.
         ValueError: There are no texts, `dtype` is no such type, or a vector is not finite.
         OSError: The folder cannot be written, or the disk is full; no part of the table is
             left behind, but its empty lock file.
     """
     from filelock import FileLock
 
+    if isinstance(texts, str):
+        raise TypeError("texts must be a sequence of texts, got one text")
     if len(texts) == 0:
         raise ValueError("texts must hold at least one text, got none")
     if dtype not in DTYPES:

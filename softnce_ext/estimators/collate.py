@@ -74,6 +74,13 @@ def add_labels(
     return [*named, *columns[len(named) :]]
 
 
+def are_classes(labels: Any) -> bool:
+    """Tell whether labels are of right and wrong pairs, as no rows are numbered: 0 and 1, or 0."""
+    if not hasattr(labels, "tolist") or labels.dim() != 1 or len(labels) < 3:
+        return False
+    return 0 in (found := set(labels.tolist())) and found <= {0, 1}
+
+
 def check_labels(columns: Sequence[Mapping[str, Any]], labels: Tensor | None, sides: int) -> None:
     """Refuse labels that are no row numbers, where tables are read by them.
 
@@ -103,7 +110,8 @@ def check_labels(columns: Sequence[Mapping[str, Any]], labels: Tensor | None, si
     # Of bool a table would take rows as by a mask.
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(
-            f"label must hold int row numbers for the teacher's table, got {labels.dtype}"
+            "label (the trainer takes labels, score and scores for it too) must hold int row "
+            f"numbers for the teacher's table, got {labels.dtype}"
         )
     further = len(columns) - 2 if sides > 1 else 0
     numbers = list(labels.shape[1:])

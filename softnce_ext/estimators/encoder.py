@@ -73,6 +73,9 @@ class _EncoderEstimator:
     ) -> TeacherTable:
         if self.encoder is None:
             raise ValueError("a table needs a frozen model to make it, got none")
+        if not hasattr(self.encoder.model, "encode_query"):
+            kind = type(self.encoder.model).__name__
+            raise TypeError(f"a table needs a SentenceTransformer to make it, got {kind}")
         identity = {"model": self.encoder.hash(), "side": side, **settings}
         self.tables[side] = cached_table(encode, texts, identity, **options)
         self._texts[side] = OwnTexts(texts, side)
@@ -85,7 +88,8 @@ class _EncoderEstimator:
                 f"column {place + 1} of the batch must have row numbers for the teacher's table: "
                 'an int column "label" of the data set, [N], or [N, 1 + k] with the row each of k '
                 "negatives is the code of (under another name it would be read as a text), or "
-                f"softnce_ext.estimators.collate's RowCollator; got {sorted(features)}"
+                "softnce_ext.estimators.collate's RowCollator, which numbers no negatives; got "
+                f"{sorted(features)}"
             )
         vectors = self.tables[side].take(features[ROW]).to(_device(features))
         if side in self._texts and self.encoder is not None:
@@ -105,7 +109,10 @@ class SimCSEEstimator(_EncoderEstimator):
         length: Tokens a text is cut off at, and in "reference" mode padded to. The published code
             has 200 with CodeBERT, 128 with the others. None: the model's own bound.
 
+    The model is frozen: it is put into eval mode, and its weights ask for no gradients any more.
+
     Raises:
+        TypeError: `model` is no SentenceTransformer, folder or name.
         ValueError: `mode` is no mode, or "reference" has no length or no transformer.
         FileNotFoundError: There is no such model.
 
@@ -169,7 +176,8 @@ class TeacherEstimator(_EncoderEstimator):
     """How similar a query and a code are to a trained model: dot product or cosine of its vectors.
 
     The four corners of `mode` and `init_student_from_teacher`: ("frozen", False) is the paper;
-    ("online", True) is what the published code does, whose teacher is the student itself.
+    ("online", True) is what the published code does, whose teacher is the student itself. The model
+    given is frozen: it is put into eval mode, and its weights ask for no gradients any more.
 
     Args:
         teacher: A SentenceTransformer, or its folder or name. Not needed with mode "online",
@@ -184,6 +192,7 @@ class TeacherEstimator(_EncoderEstimator):
             it says itself (its `similarity_fn_name`), the student's own vectors by dot product.
 
     Raises:
+        TypeError: `teacher` is no SentenceTransformer, folder or name.
         ValueError: The arguments do not go together.
         FileNotFoundError: There is no such model.
 
@@ -298,8 +307,14 @@ class TeacherEstimator(_EncoderEstimator):
         Returns:
             The tables; their `seconds` and `megabytes` are what they cost.
 
-        Raises: As `cached_table`, and ValueError where a teacher is not frozen.
+        Raises: As `cached_table`, and ValueError where a teacher is not frozen, or a query has no
+            code.
         """
+        if len(codes) < len(queries):
+            raise ValueError(
+                "codes must hold the code of each query, in the same row, got "
+                f"{len(queries):,} queries and {len(codes):,} codes"
+            )
         if self.mode == "online" or self.encoder is None:
             raise ValueError(f"a table needs a frozen teacher, got mode {self.mode!r}")
         encoder, settings = self.encoder, {"estimator": "teacher"}
@@ -326,7 +341,16 @@ class TeacherEstimator(_EncoderEstimator):
 
 
 def _loaded(model: Any) -> Any:
-    return load_encoder(os.fspath(model))[0] if isinstance(model, (str, os.PathLike)) else model
+    from sentence_transformers import CrossEncoder
+
+    if isinstance(model, (str, os.PathLike)):
+        return load_encoder(os.fspath(model))[0]
+    if not isinstance(model, torch.nn.Module) or isinstance(model, CrossEncoder):
+        raise TypeError(
+            "the encoder must be a SentenceTransformer, its folder or its name, got "
+            f"{type(model).__name__}"
+        )
+    return model
 
 
 def _device(features: Features) -> torch.device:

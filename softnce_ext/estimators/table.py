@@ -132,9 +132,15 @@ def open_table(
 
 
 def text_hash(texts: Sequence[str]) -> str:
-    """Return a hash of texts and their order."""
+    """Return a hash of texts and their order.
+
+    Raises:
+        TypeError: One is no text.
+    """
     digest = hashlib.sha256()
-    for text in texts:
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"texts must hold texts, got {type(text).__name__} in row {row}")
         data = text.encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)

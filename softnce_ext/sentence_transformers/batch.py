@@ -41,8 +41,8 @@ def _check_flat(ids: Tensor, offsets: Tensor) -> None:
     if begins_late or bool((ends.diff() < 0).any()):
         raise ValueError(
             f"offsets must rise from 0 to at most the {len(ids)} input_ids of a column, which they "
-            "do not: a streaming data set's batches are cut by rows for several ranks, which a "
-            "static encoder's flat ids are not; give the trainer's arguments "
+            "do not: a streaming data set's batches are cut by rows, which a static encoder's flat "
+            "ids have none of; give the trainer's arguments "
             'accelerator_config={"dispatch_batches": False}'
         )
 

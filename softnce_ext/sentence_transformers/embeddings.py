@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -36,6 +37,7 @@ class EmbeddingsLoss(nn.Module, ABC):
     alpha_scaling: str | None
     false_negative_rate: float
     normalize: bool
+    mask_duplicates: bool
     symmetric: bool
     exclude_hard_negatives: bool
     gather_across_devices: bool
@@ -65,11 +67,22 @@ class EmbeddingsLoss(nn.Module, ABC):
         Raises:
             ValueError: There are fewer than two columns, or the loss has an estimator and
                 `similarity` is None.
+
+        Warns:
+            RuntimeWarning: Duplicates are to be masked, and neither `groups` nor `peers` are given:
+                embeddings do not tell them.
         """
         if len(embeddings) < 2:
             raise ValueError(f"embeddings must hold at least 2 columns, got {len(embeddings)}")
         query, *codes_by_column = embeddings
         code = codes_by_column[0] if len(codes_by_column) == 1 else torch.cat(codes_by_column)
+        if self.mask_duplicates and groups is None and peers is None:
+            warnings.warn(
+                "mask_duplicates=True tells duplicates by token ids, and embeddings alone were "
+                "given: none is masked (mask_duplicates=False asks for none)",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         peers = peers or self._meet(len(query), len(embeddings), query.device)
         if self._takes_embeddings():
             online: Any = self.estimator
@@ -77,7 +90,8 @@ class EmbeddingsLoss(nn.Module, ABC):
         if self.estimator is not None and similarity is None:
             raise ValueError(
                 "similarity must be given with the embeddings, since the estimator needs the "
-                "texts, got None"
+                "texts, got None (a wrapper that hands over embeddings alone, such as SpladeLoss, "
+                "goes with estimator=None)"
             )
         if self.normalize and not is_unit:
             query = nn.functional.normalize(query, dim=-1)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
 from torch import Tensor, nn
 
 from .. import values
@@ -35,14 +35,14 @@ def check_model(model: Any) -> None:
     """Refuse what is no model.
 
     Raises:
-        TypeError: It is no module, such as a name or a path.
+        TypeError: It is no module, such as a name or a path, or one that embeds no text by itself.
     """
     if isinstance(model, (str, os.PathLike)):
         raise TypeError(
             f"model must be a SentenceTransformer, got {os.fspath(model)!r}: load it with "
             "SentenceTransformer(...), and give the trainer the same one"
         )
-    if not isinstance(model, nn.Module):
+    if not isinstance(model, nn.Module) or isinstance(model, CrossEncoder):
         raise TypeError(f"model must be a SentenceTransformer, got {type(model).__name__}")
 
 
@@ -86,9 +86,14 @@ def estimator_for(model: Any, estimator: str | Estimator | None) -> Estimator | 
 
     Raises:
         ValueError: It is a word, but no name of an estimator.
-        TypeError: It is nothing that could be one.
+        TypeError: It is nothing that could be one, or "bm25" for a model without a tokenizer.
     """
     if estimator == "bm25":
+        if not hasattr(model, "tokenizer"):
+            raise TypeError(
+                'model must be a SentenceTransformer with estimator "bm25", which asks its '
+                f"tokenizer for special ids, got {type(model).__name__}"
+            )
         return InBatchBM25(model_special_ids(model))
     if isinstance(estimator, str):
         raise ValueError(f'estimator must be "bm25", None or a function, got {estimator!r}')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..distributed import Peers
-from ..estimators.collate import add_labels, check_labels, model_features
+from ..estimators.collate import add_labels, are_classes, check_labels, model_features
 from ..estimators.similarity import check_similarity
 from .batch import batch_groups, batch_similarity, check_columns, device_of, row_count
 from .columns import LAYERS, bare, embed_columns
@@ -126,6 +127,7 @@ class SoftInfoNCELoss(EmbeddingsLoss):
         if attach is not None:
             attach(bare(model), temperature=temperature)
         self.model = model
+        self._has_seen_labels = False
         self.estimator: Estimator | None
         # Not as an attribute of the module: the trainer would train an estimator that is one.
         self.__dict__["estimator"] = estimator
@@ -174,6 +176,15 @@ class SoftInfoNCELoss(EmbeddingsLoss):
         tables = getattr(self.estimator, "tables", None)
         if tables:
             check_labels(columns, labels, len(tables))
+        elif not self._has_seen_labels:  # once: a GPU's would have to be waited for
+            self._has_seen_labels = True
+            if are_classes(labels):
+                warnings.warn(
+                    "label is not read: rows whose label is 0 are trained on as right pairs too; "
+                    "filter them out of the data set if they are wrong ones",
+                    RuntimeWarning,
+                    stacklevel=3,
+                )
         columns = add_labels(columns, labels)
         peers = self._meet(row_count(columns[0]), len(columns), device_of(columns[0]))
         similarity = groups = None
