@@ -31,6 +31,7 @@ from .table import counted
 
 _OF_SIMCSE = {**SIMCSE_SETTINGS["published"]._asdict()}
 _OF_SIMCSE["code_length"] = _OF_SIMCSE["length"]
+_FEW_QUERIES = 50  # one of them is 0.02 of an MRR, as much as what is compared differs by
 _CHOSEN_ON_TEST = "the epoch was chosen on the test data: its figures are too good"
 
 
@@ -213,6 +214,8 @@ def _notes(report: dict[str, Any], output: str) -> list[str]:
     notes.append(
         f"hybrid: weight {report['hybrid_weight']:g} for lexical+, chosen on validation packages"
     )
+    if (valid := report["split"]["valid"]["rows"]) < _FEW_QUERIES:
+        notes.append(f"validation pairs: {valid}; what is chosen on so few queries is rough")
     for name, run in report["training"].items():
         mean = run["mean"]
         counts = [f"{run['steps']} steps in {run['seconds']:.1f} s"]
