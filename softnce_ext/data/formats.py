@@ -7,7 +7,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Literal
 
@@ -92,9 +92,14 @@ def read_pairs(
 def write_pairs(path: str | Path, pairs: Iterable[Pair]) -> None:
     """Write pairs as JSON lines, compressed where the path ends in ".gz"; whole or not at all.
 
+    Args:
+        path: The file.
+        pairs: The pairs; those of a `Pairs` list are written with their partitions.
+
     Raises:
         OSError: The file cannot be written.
     """
+    partitions: Mapping[Pair, str] = getattr(pairs, "partitions", {})
     write_lines(
         path,
         (
@@ -107,6 +112,7 @@ def write_pairs(path: str | Path, pairs: Iterable[Pair]) -> None:
                     "path": pair.path,
                     "line": pair.line,
                     "language": pair.language,
+                    **({"partition": partitions[pair]} if pair in partitions else {}),
                 },
                 ensure_ascii=False,
             )
