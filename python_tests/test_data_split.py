@@ -192,6 +192,20 @@ def test_missing_held_out_part_is_taken_from_another() -> None:
     assert split.test
 
 
+def test_held_out_code_that_stands_in_train_is_kept_and_counted() -> None:
+    one, two, three, four = (pair("one", number) for number in range(4))
+    copies = {
+        Pair("Same code, other words", one.code + "  # copied", "g", "q"): "test",
+        Pair("Same code again", one.code.replace(":", " :"), "g", "q"): "valid",
+        Pair("Held out twice", three.code, "g", "q"): "test",
+    }
+    own = {one: "train", two: "train", three: "valid", four: "test"}
+    split = split_by_package([*own, *copies], partitions={**own, **copies})
+    assert [len(part) for part in split.parts().values()] == [2, 2, 3]
+    assert split.summary["code_in_train"] == {"valid": 1, "test": 1}
+    assert "code_in_train" not in split_by_package([*own], partitions=own).summary
+
+
 PARTS_OF_600 = {
     "no package": [pair("", number, path="") for number in range(600)],
     "files": [pair("one", number, path=f"one/m{number % 40}.py") for number in range(600)],

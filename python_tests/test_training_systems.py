@@ -441,6 +441,12 @@ def test_training_pairs_among_the_test_pairs_are_told(
     assert trained["trained_on"] == 0  # they were kept in test alone
     assert trained["test"]["rows"] == 12
     seen = [{**row, "partition": "test"} for row in rows[3:6]]
+    other = {**rows[5], "query": "Read something else, and much of it.", "partition": "test"}
+    data = str(write_rows(tmp_path / "copied.jsonl", [*rows, other]))
+    words = ["--data", data, *output, "--loss", "infonce", "--epochs", "1"]
+    assert main(["train", *words]) == 0
+    told = "the code of 1 of the 13 test pairs stands in the training data too, under another query"
+    assert told in capsys.readouterr().out
     data = str(write_rows(tmp_path / "seen.jsonl", seen))
     assert main(["evaluate", str(tmp_path / "m"), "--data", data, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["split"]["trained_on"] == 3

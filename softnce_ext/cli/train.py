@@ -210,6 +210,11 @@ def _notes(report: dict[str, Any], output: str) -> list[str]:
             f"{report['split']['trained_on']:,} of the {report['split']['test']['rows']:,} test"
             " pairs are ones the model was trained on: its figures are too good"
         )
+    if seen := report["split"].get("code_in_train", {}).get("test"):
+        notes.append(
+            f"the code of {seen:,} of the {report['split']['test']['rows']:,} test pairs stands in"
+            " the training data too, under another query: figures may be too good"
+        )
     notes += [f"{name}: {gap['words']}" for name, gap in report["differences"].items()]
     notes.append(
         f"hybrid: weight {report['hybrid_weight']:g} for lexical+, chosen on validation packages"

@@ -63,7 +63,7 @@ def split_by_package(
     else by function. Rows whose files name a partition keep it, untouched, where both train and a
     held-out part are named; a missing valid takes about 1/8 of the rows of train, a missing test
     2/3 of those of valid, in whole packages where they come near it, else folders, files or
-    functions.
+    functions. The held-out rows among them whose code stands in train are kept and counted.
 
     Dropped from valid and test: rows whose code nearly stands in train (Jaccard similarity of 0.7
     and more), and rows whose query or whole code stands in train or earlier among the held-out.
@@ -88,6 +88,7 @@ def split_by_package(
     dropped: Counter[str] = Counter(repeated)
     ordered = sorted(pairs, key=in_order)
     given = Counter(partitions[pair] for pair in ordered if pair in partitions)
+    seen: dict[str, int] = {}
     if given["train"] and (given["valid"] or given["test"]):
         unit, rule = "given partition", "the partitions that the files name, kept as they are"
         parts = _gather(ordered, lambda pair: partitions.get(pair, "train"))
@@ -96,6 +97,7 @@ def split_by_package(
                 of = len(parts[source])
                 by, parts[name], parts[source] = take_share(parts[source], share, seed)
                 rule += f"; {name} is {len(parts[name]):,} of {of:,} rows of {source}, by {by}"
+        seen = _count_seen(parts)
     else:
         distinct = list({(pair.query, pair.code): pair for pair in reversed(ordered)}.values())
         distinct.reverse()
@@ -125,6 +127,8 @@ def split_by_package(
         "dropped": {reason: count for reason, count in dropped.items() if count},
         **{name: _describe(parts[name]) for name in PARTITIONS},
     }
+    if any(seen.values()):
+        summary["code_in_train"] = seen
     if report.get("python_by_default"):
         summary["python_by_default"] = report["python_by_default"]
     names = {pair.package for part in parts.values() for pair in part}
@@ -171,7 +175,7 @@ def _drop_seen(parts: dict[str, list[Pair]], dropped: Counter[str]) -> None:
         kept = []
         for pair in parts[name]:
             query = normalised_query(pair.query)
-            code = hashlib.sha256(" ".join(normalised_code(pair)).encode()).digest()
+            code = _code_digest(pair)
             if id(pair) in near:
                 dropped[f"near duplicates of train in {name}"] += 1
             elif query in queries:
@@ -183,6 +187,19 @@ def _drop_seen(parts: dict[str, list[Pair]], dropped: Counter[str]) -> None:
             queries.add(query)
             codes.add(code)
         parts[name] = kept
+
+
+def _count_seen(parts: Mapping[str, Sequence[Pair]]) -> dict[str, int]:
+    """Return how many held-out rows have code that stands in train too."""
+    codes = set(map(_code_digest, parts["train"]))
+    return {
+        name: sum(_code_digest(pair) in codes for pair in parts[name]) for name in ("valid", "test")
+    }
+
+
+def _code_digest(pair: Pair) -> bytes:
+    text = " ".join(normalised_code(pair))
+    return hashlib.sha256(text.encode(errors="surrogatepass")).digest()
 
 
 def _describe(pairs: Sequence[Pair]) -> dict[str, Any]:
