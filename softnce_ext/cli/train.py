@@ -201,8 +201,12 @@ def _notes(report: dict[str, Any], output: str) -> list[str]:
     notes = ["MRR, with 95 % bootstrap intervals over packages; per package: mean of their MRRs."]
     if report["results"][0]["interval_over"] == "queries":
         notes[0] = "MRR, with 95 % bootstrap intervals over queries (one package): too narrow."
+    unlike_paper = report["split"].get("unlike_paper")
     if report["cutoff"] is not None:
-        notes.append(f"a rank beyond {report['cutoff']:,} counts as 0, as in the paper")
+        as_there = "" if unlike_paper else ", as in the paper"
+        notes.append(f"a rank beyond {report['cutoff']:,} counts as 0{as_there}")
+    if unlike_paper:
+        notes.append(f"not the paper's data: {'; '.join(unlike_paper)}")
     if report["settings"]["select"] == "test":
         notes.append(_CHOSEN_ON_TEST)
     if report["split"]["trained_on"]:
