@@ -97,6 +97,15 @@ def read_row(row: object) -> Row:
     return _codesearchnet_row(row)
 
 
+def has_texts(row: object) -> bool:
+    """Say whether a row has the columns of a query and its code, whatever is in them."""
+    if not isinstance(row, Mapping):
+        return False
+    if _CODESEARCHNET.isdisjoint(row):
+        return {"query", "code"} <= row.keys()
+    return not row.keys().isdisjoint(_CODE)
+
+
 def _own_row(row: Mapping[str, Any]) -> Row:
     query, code = (_text(row, (key,), required=True) for key in ("query", "code"))
     for key, text in (("query", query), ("code", code)):
