@@ -502,6 +502,21 @@ def test_epoch_is_chosen_on_test_where_that_is_asked_for(
     assert report["training"]["soft-infonce"]["validation_mrr"] == [pytest.approx(row["mrr"])]
 
 
+def test_held_out_pairs_of_a_language_that_is_not_read_are_refused(
+    folder: Path, tmp_path: Path
+) -> None:
+    parts = {"java": "train", "php": "valid", "go": "test"}
+    rows = [{**row, "partition": parts[name]} for name in parts for row in language_rows(name)]
+    data = str(write_rows(tmp_path / "pairs.jsonl", rows))
+    with pytest.raises(ValueError, match="reads one, got pairs of go, java, php$"):
+        run(folder, tmp_path / "m", preset="graphcodebert", data=data)
+    saved = str(tmp_path / "saved")
+    build_backbone("graphcodebert", folder / "roberta", language="java").save(saved)
+    with pytest.raises(ValueError, match="of the code, go, php, got one that reads java"):
+        run(folder, tmp_path / "m", model=saved, data=data)
+    assert not (tmp_path / "m").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
