@@ -57,9 +57,20 @@ def test_table_names_the_systems_and_the_difference_in_words(
         assert sum(line.split()[:1] == [name] for line in lines[3:9]) == 1
     assert "soft-infonce minus infonce: " in shown
     assert "left out of the split: 2 exact duplicates" in shown
+    valid = json.loads((output / "metrics.json").read_text())["split"]["valid"]["rows"]
+    assert f"validation pairs: {valid}; what is chosen on so few queries is rough\n" in shown
     assert "epoch 1 of 1 kept" in shown  # the flag goes before the file
     assert "total" in shown and str(output) in lines[-1]
     assert "soft-infonce" in (output / "README.md").read_text()
+
+
+def test_nothing_is_said_of_a_validation_that_is_large_enough(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("softnce_ext.cli.train._FEW_QUERIES", 2)
+    output = tmp_path / "model"
+    assert main(["train", "--data", str(data), "--output", str(output), *TINY, "--no-compare"]) == 0
+    assert "validation pairs" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

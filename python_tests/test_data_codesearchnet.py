@@ -194,6 +194,13 @@ def test_missing_urls_are_counted_and_named_and_nothing_is_written(tmp_path: Pat
     assert [allowed["files"][name]["kept"] for name in FILES] == [True, True, False, False]
     assert allowed["files"]["test"]["state"] == "incomplete" and not allowed["complete"]
     assert files_in(output / "ruby") == WHOLE
+    # Without the flag they are not taken for whole.
+    again = prepare(source, "ruby", output, lists=lists)
+    assert {name: each["state"] for name, each in again["files"].items()} == states
+    assert files_in(output / "ruby") == ["prepared.json", "train.jsonl.gz", "valid.jsonl.gz"]
+    prepare(source, "ruby", output, lists=lists, allow_missing=True)
+    kept = prepare(source, "ruby", output, lists=lists, allow_missing=True)
+    assert all(each["kept"] for each in kept["files"].values())
     # A whole dump mends it, and the incomplete files do not stay.
     mended = prepare(write_zip(tmp_path, "ruby"), "ruby", output, lists=lists)
     assert mended["complete"] and not any(each["kept"] for each in mended["files"].values())

@@ -259,6 +259,30 @@ def test_folder_of_source_is_mined_even_with_data_below_it(tmp_path: Path) -> No
         read(tmp_path, language="java")
 
 
+def test_data_files_of_a_folder_of_source_count_if_they_hold_pairs(tmp_path: Path) -> None:
+    function = 'def f(x):\n    """Return the sum of it."""\n    y = 1\n    y += x\n    return y\n'
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "m.py").write_text(function)
+    write(tmp_path / "events.jsonl", {"event": 1}, [OURS])
+    write(tmp_path / "broken.jsonl.gz", OURS).write_bytes(b"\x1f\x8b broken")
+    write(tmp_path / "src" / "fixture.jsonl", OURS)
+    assert [each.name for each in read(tmp_path)] == ["f"]
+    for rows in ([OURS], ["{", CODESEARCHNET], [HUGGING_FACE]):
+        write(tmp_path / "train.jsonl", *rows)
+        write(tmp_path / "src" / "fixture.jsonl", {"event": 1})
+        if rows[0] == "{":
+            with pytest.raises(ValueError, match=r"train\.jsonl:1:"):
+                read(tmp_path)
+        else:
+            assert [each.name for each in read(tmp_path)] == ["read"]
+    (tmp_path / "src" / "m.py").unlink()
+    with pytest.raises(ValueError, match=r"broken\.jsonl\.gz"):
+        read(tmp_path)
+    (tmp_path / "broken.jsonl.gz").unlink()
+    with pytest.raises(ValueError, match=r"events\.jsonl:1: must have 'query', got 'event'"):
+        read(tmp_path)
+
+
 def test_language_chooses_among_the_rows_of_a_file(tmp_path: Path) -> None:
     go = {**OURS, "query": "Read one.", "language": "go"}
     path = write(tmp_path / "x.jsonl", {**OURS, "partition": "train"}, go)

@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 from codesearchnet_dumps import record, write_parquet
 
+from softnce_ext.data.formats import read_pairs
 from softnce_ext.data.hub import read_hub
+from softnce_ext.data.pairs import Pair
 
 datasets = pytest.importorskip("datasets")
 
@@ -54,6 +56,30 @@ def test_columns_are_found_by_their_names_whatever_their_order(tmp_path: Path) -
     assert read(both) == read(both, "test") == [pair]  # once, in test
     with pytest.raises(ValueError, match="split must be one of train, test, got 'dev'"):
         read(both, "dev")
+
+
+@pytest.mark.parametrize("texts", [("query", "code"), ("question", "answer")])
+def test_every_column_that_a_json_line_may_have_is_read(
+    tmp_path: Path, texts: tuple[str, str]
+) -> None:
+    beside = {"repository_name": "a/b", "func_path_in_repository": "x", "func_name": "T.Read"}
+    beside |= {"lang": "go", "split_name": "test", "url": "https://x/y#L7-L9", "id": 3, "other": []}
+    row = {"query": "Read all the lines.", "code": "func (t T) Read() {}", **beside}
+    (wanted,) = read_pairs(write(tmp_path / "rows.jsonl", row), progress=False)
+    values = [row.pop("query"), row.pop("code")]
+    pairs = read(write(tmp_path / "x.jsonl", {**row, **dict(zip(texts, values, strict=True))}))
+    assert pairs == [wanted] == [Pair(*values, "Read", "a/b", "x", 7, "go")]
+    assert pairs.partitions == {wanted: "test"}
+    row = {"query": "Read it.", "code": "f()", "id": "a/b.go", "lang": "go", "partition": "dev"}
+    pairs = read(write(tmp_path / "y.jsonl", row))
+    assert pairs == [Pair("Read it.", "f()", "", "a", "a/b.go", 0, "go")]
+    assert pairs.partitions == {pairs[0]: "valid"}
+
+
+@pytest.mark.parametrize("name", ["x_test", "test-00000-of-00001", "my.train.test", "TEST"])
+def test_a_file_is_of_the_partition_that_its_name_says(tmp_path: Path, name: str) -> None:
+    pairs = read(write(tmp_path / f"{name}.jsonl", {"query": "Read it.", "code": "f()"}))
+    assert pairs.partitions == {pairs[0]: "test"}
 
 
 def test_unknown_columns_are_asked_for_by_naming_those_there(tmp_path: Path) -> None:

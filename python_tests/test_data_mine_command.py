@@ -45,6 +45,18 @@ def test_mine_prints_json_and_converts_data_files(
     assert "1 lines read, 0 bad ones skipped" in capsys.readouterr().out
 
 
+def test_converted_files_keep_their_partitions(tmp_path: Path) -> None:
+    folder, output = tmp_path / "in", tmp_path / "out.jsonl"
+    folder.mkdir()
+    for name in ("train", "dev", "test"):
+        row = {"query": f"Read {name} whole", "code": f"read({name})"}
+        (folder / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    assert run(str(folder), "-o", str(output), "--no-progress") == 0
+    pairs = read_pairs(output, progress=False)
+    assert pairs.partitions == read_pairs(folder, progress=False).partitions
+    assert sorted(pairs.partitions.values()) == ["test", "train", "valid"]
+
+
 def test_mine_reads_every_language_or_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

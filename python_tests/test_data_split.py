@@ -1,3 +1,4 @@
+import hashlib
 import json
 import random
 from collections.abc import Sequence
@@ -39,6 +40,21 @@ def test_no_package_stands_in_two_parts_and_shares_are_near_the_target() -> None
     assert 40 < len(test) < 80
     assert split.summary["unit"] == "package"
     json.dumps(split.summary)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_many_packages_are_placed_by_thresholds_on_a_hash_of_their_names(seed: int) -> None:
+    def place(package: str) -> str:
+        digest = hashlib.sha256(f"{762 + seed}\0{package}".encode()).digest()
+        place = int.from_bytes(digest[:8], "big") / 2**64
+        return "train" if place < 0.7 else "valid" if place < 0.7 + 0.1 else "test"
+
+    # Of very unequal size, as what is installed: rows have no say.
+    pairs = [pair(f"p{each}", number) for each in range(60) for number in range(1 + each**2 // 20)]
+    split = split_by_package(pairs, seed=seed)
+    for name, part in split.parts().items():
+        assert names(part) == {f"p{each}" for each in range(60) if place(f"p{each}") == name}
+    assert split.summary["rule"] == "by package, allotted by a hash of seed and name"
 
 
 def test_split_depends_on_seed_alone_not_on_order_or_on_other_packages() -> None:
@@ -90,6 +106,29 @@ def test_one_repository_is_split_by_folder_or_file_and_says_so() -> None:
     assert sum(map(len, folders)) == len(set.union(*folders)) == 12
     without_paths = [pair("one", number, path="") for number in range(40)]
     assert split_by_package(without_paths).summary["unit"] == "function"
+
+
+@pytest.mark.parametrize("sizes", [[400] + [1] * 30, [1] * 200, [60] * 4 + [1] * 40, [5] * 12])
+def test_a_repository_gives_valid_and_test_their_share_of_the_rows(sizes: list[int]) -> None:
+    pairs = [
+        pair("one", 1000 * file + number, path=f"one/s{file % 15}/m{file}.py")
+        for file, size in enumerate(sizes)
+        for number in range(size)
+    ]
+    for seed in range(20):
+        split = split_by_package(pairs, seed=seed)
+        train, valid, test = (len(part) / len(pairs) for part in split.parts().values())
+        assert train >= 0.55 and 0.05 <= valid <= 0.15 and 0.05 <= test <= 0.3
+
+
+def test_packages_that_leave_too_little_are_split_by_a_finer_unit() -> None:
+    pairs = [pair("giant", n) for n in range(400)] + [pair(f"p{n}", n) for n in range(3)]
+    split = split_by_package(pairs)
+    assert split.summary["unit"] == "file"
+    assert len(split.valid) >= 20 and len(split.test) >= 20
+    equal = split_by_package(corpus(3, 50))
+    assert equal.summary["unit"] == "package"
+    assert [len(part) for part in equal.parts().values()] == [50, 50, 50]
 
 
 def test_near_duplicates_of_train_and_repeated_queries_leave_valid_and_test() -> None:
@@ -151,6 +190,50 @@ def test_missing_held_out_part_is_taken_from_another() -> None:
     split = split_by_package(one, partitions={p: "valid" if p.line > 20 else "train" for p in one})
     assert (len(split.train), len(split.valid) + len(split.test)) == (21, 19)
     assert split.test
+
+
+def test_held_out_code_that_stands_in_train_is_kept_and_counted() -> None:
+    one, two, three, four = (pair("one", number) for number in range(4))
+    copies = {
+        Pair("Same code, other words", one.code + "  # copied", "g", "q"): "test",
+        Pair("Same code again", one.code.replace(":", " :"), "g", "q"): "valid",
+        Pair("Held out twice", three.code, "g", "q"): "test",
+    }
+    own = {one: "train", two: "train", three: "valid", four: "test"}
+    split = split_by_package([*own, *copies], partitions={**own, **copies})
+    assert [len(part) for part in split.parts().values()] == [2, 2, 3]
+    assert split.summary["code_in_train"] == {"valid": 1, "test": 1}
+    assert "code_in_train" not in split_by_package([*own], partitions=own).summary
+
+
+PARTS_OF_600 = {
+    "no package": [pair("", number, path="") for number in range(600)],
+    "files": [pair("one", number, path=f"one/m{number % 40}.py") for number in range(600)],
+    "two packages": [pair("big", n) for n in range(570)] + [pair("tiny", n) for n in range(30)],
+    "many packages": corpus(60),
+}
+
+
+@pytest.mark.parametrize(
+    ("source", "unit"),
+    list(zip(PARTS_OF_600, ("function", "file", "file", "package"), strict=True)),
+)
+def test_a_missing_part_takes_its_share_of_the_rows(source: str, unit: str) -> None:
+    rows_of = PARTS_OF_600[source]
+    test = [pair("other", number) for number in range(200)]
+    for seed in range(10):
+        partitions = {**dict.fromkeys(rows_of, "train"), **dict.fromkeys(test, "test")}
+        split = split_by_package([*rows_of, *test], partitions=partitions, seed=seed)
+        assert split.test == sorted(test, key=lambda each: (each.path, each.line))
+        assert 600 / 16 <= len(split.valid) <= 600 / 5
+        assert len(split.train) + len(split.valid) == 600
+        told = f"valid is {len(split.valid)} of 600 rows of train, by {unit}"
+        assert split.summary["rule"].endswith(f"kept as they are; {told}")
+    partitions = {**dict.fromkeys(test, "train"), **dict.fromkeys(rows_of, "valid")}
+    split = split_by_package([*rows_of, *test], partitions=partitions)
+    assert len(split.train) == 200
+    assert 300 <= len(split.test) <= 500
+    assert len(split.valid) + len(split.test) == 600
 
 
 def test_one_partition_alone_says_nothing_and_is_split() -> None:

@@ -223,6 +223,28 @@ def test_what_was_not_prepared_is_told_in_a_sentence(
     )
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"allow_missing": True}, "with too few rows: train 5 of 24,927, valid 3 of 1,400"),
+        ({"use_filter": False}, "without the filter"),
+    ],
+)
+def test_data_that_are_not_the_papers_are_told(
+    folder: Path, tmp_path: Path, capsys: Any, options: dict[str, Any], words: str
+) -> None:
+    lists = None if "use_filter" in options else folder / "lists"
+    dump = Dump([folder / "ruby.zip"])
+    prepare_language(dump, "ruby", tmp_path / "csn", lists=lists, progress=False, **options)
+    command = ["train", "--data", str(tmp_path / "csn"), "--output", str(tmp_path / "m")]
+    assert main([*command, "--vocab-size", "100", "--loss", "infonce", "--epochs", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert f"not the paper's data: ruby was prepared {words}" in shown
+    assert "a rank beyond 1,000 counts as 0\n" in shown and "in the paper" not in shown
+    report = json.loads((tmp_path / "m" / "metrics.json").read_text())
+    assert report["split"]["unlike_paper"][0].startswith(f"ruby was prepared {words}")
+
+
 def test_a_manifest_may_not_train_on_what_is_ranked(folder: Path, tmp_path: Path) -> None:
     run(folder, tmp_path / "m", loss="infonce", epochs=1)
     path = tmp_path / "m" / "manifest.json"

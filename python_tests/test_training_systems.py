@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from codesearchnet_dumps import write_lists, write_zip
+from codesearchnet_dumps import COUNTS, write_lists, write_zip
 from language_rows import LANGUAGES, language_rows, write_languages
 from models import write_rows
 from tiny_backbones import save_tiny_backbone
 from tiny_distilbert import distilbert
 
 from softnce_ext.cli.main import main
+from softnce_ext.data.codesearchnet_folder import TABLE_6
 from softnce_ext.encoders.backbones import build_backbone
 from softnce_ext.encoders.saved import load_encoder
 from softnce_ext.estimators.cache import model_hash
@@ -122,11 +123,15 @@ def test_preset_trains_by_cosine(folder: Path, tmp_path: Path, preset: str) -> N
 
 
 def test_prepared_language_is_ranked_against_its_whole_code_base(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setitem(TABLE_6, "ruby", COUNTS)
     dump, lists = write_zip(tmp_path, "ruby"), write_lists(tmp_path / "lists", "ruby")
     words = ["prepare", "csn", str(dump), "--lists", str(lists), "-o", str(tmp_path / "csn")]
-    assert main([*words, "--languages", "ruby", "--allow-missing", "--no-progress"]) == 0
+    assert main([*words, "--languages", "ruby", "--no-progress"]) == 0
     model = tmp_path / "m"
     command = f"train --preset codebert --model {folder / 'roberta'} --data {tmp_path / 'csn'}"
     command += f" --language ruby --estimator bm25 --bm25-rules published --output {model}"
@@ -135,7 +140,8 @@ def test_prepared_language_is_ranked_against_its_whole_code_base(
     assert main(command.split()) == 0
     shown = capsys.readouterr().out
     assert "trained on 5 pairs" in shown and "tested on 3 queries against 7 functions" in shown
-    assert "a rank beyond 1,000 counts as 0, as in the paper" in shown
+    assert "a rank beyond 1,000 counts as 0, as in the paper\n" in shown
+    assert "not the paper's data" not in shown
     told = json.loads((model / "softnce.json").read_text())
     assert told["form"] == "tokens" and told["settings"]["learning_rate"] == 1e-6
     trained = json.loads((model / "metrics.json").read_text())
@@ -441,6 +447,12 @@ def test_training_pairs_among_the_test_pairs_are_told(
     assert trained["trained_on"] == 0  # they were kept in test alone
     assert trained["test"]["rows"] == 12
     seen = [{**row, "partition": "test"} for row in rows[3:6]]
+    other = {**rows[5], "query": "Read something else, and much of it.", "partition": "test"}
+    data = str(write_rows(tmp_path / "copied.jsonl", [*rows, other]))
+    words = ["--data", data, *output, "--loss", "infonce", "--epochs", "1"]
+    assert main(["train", *words]) == 0
+    told = "the code of 1 of the 13 test pairs stands in the training data too, under another query"
+    assert told in capsys.readouterr().out
     data = str(write_rows(tmp_path / "seen.jsonl", seen))
     assert main(["evaluate", str(tmp_path / "m"), "--data", data, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["split"]["trained_on"] == 3
@@ -488,6 +500,21 @@ def test_epoch_is_chosen_on_test_where_that_is_asked_for(
     report = json.loads((tmp_path / "m/metrics.json").read_text())
     row = next(each for each in report["results"] if each["name"] == "soft-infonce")
     assert report["training"]["soft-infonce"]["validation_mrr"] == [pytest.approx(row["mrr"])]
+
+
+def test_held_out_pairs_of_a_language_that_is_not_read_are_refused(
+    folder: Path, tmp_path: Path
+) -> None:
+    parts = {"java": "train", "php": "valid", "go": "test"}
+    rows = [{**row, "partition": parts[name]} for name in parts for row in language_rows(name)]
+    data = str(write_rows(tmp_path / "pairs.jsonl", rows))
+    with pytest.raises(ValueError, match="reads one, got pairs of go, java, php$"):
+        run(folder, tmp_path / "m", preset="graphcodebert", data=data)
+    saved = str(tmp_path / "saved")
+    build_backbone("graphcodebert", folder / "roberta", language="java").save(saved)
+    with pytest.raises(ValueError, match="of the code, go, php, got one that reads java"):
+        run(folder, tmp_path / "m", model=saved, data=data)
+    assert not (tmp_path / "m").exists()
 
 
 @pytest.mark.parametrize(

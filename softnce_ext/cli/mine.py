@@ -19,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "folder",
         nargs="?",
         metavar="FOLDER",
-        help="a folder of source, or data files to convert; without it, the standard library and"
-        " the installed packages of this interpreter",
+        help="a folder of source, or data files to convert with their partitions; without it, the"
+        " standard library and the installed packages of this interpreter",
     )
     parser.add_argument(
         "--output", "-o", required=True, metavar="FILE", help="pairs.jsonl, or pairs.jsonl.gz"

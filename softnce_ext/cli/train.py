@@ -31,6 +31,7 @@ from .table import counted
 
 _OF_SIMCSE = {**SIMCSE_SETTINGS["published"]._asdict()}
 _OF_SIMCSE["code_length"] = _OF_SIMCSE["length"]
+_FEW_QUERIES = 50  # one of them is 0.02 of an MRR, as much as what is compared differs by
 _CHOSEN_ON_TEST = "the epoch was chosen on the test data: its figures are too good"
 
 
@@ -200,8 +201,12 @@ def _notes(report: dict[str, Any], output: str) -> list[str]:
     notes = ["MRR, with 95 % bootstrap intervals over packages; per package: mean of their MRRs."]
     if report["results"][0]["interval_over"] == "queries":
         notes[0] = "MRR, with 95 % bootstrap intervals over queries (one package): too narrow."
+    unlike_paper = report["split"].get("unlike_paper")
     if report["cutoff"] is not None:
-        notes.append(f"a rank beyond {report['cutoff']:,} counts as 0, as in the paper")
+        as_there = "" if unlike_paper else ", as in the paper"
+        notes.append(f"a rank beyond {report['cutoff']:,} counts as 0{as_there}")
+    if unlike_paper:
+        notes.append(f"not the paper's data: {'; '.join(unlike_paper)}")
     if report["settings"]["select"] == "test":
         notes.append(_CHOSEN_ON_TEST)
     if report["split"]["trained_on"]:
@@ -209,10 +214,17 @@ def _notes(report: dict[str, Any], output: str) -> list[str]:
             f"{report['split']['trained_on']:,} of the {report['split']['test']['rows']:,} test"
             " pairs are ones the model was trained on: its figures are too good"
         )
+    if seen := report["split"].get("code_in_train", {}).get("test"):
+        notes.append(
+            f"the code of {seen:,} of the {report['split']['test']['rows']:,} test pairs stands in"
+            " the training data too, under another query: figures may be too good"
+        )
     notes += [f"{name}: {gap['words']}" for name, gap in report["differences"].items()]
     notes.append(
         f"hybrid: weight {report['hybrid_weight']:g} for lexical+, chosen on validation packages"
     )
+    if (valid := report["split"]["valid"]["rows"]) < _FEW_QUERIES:
+        notes.append(f"validation pairs: {valid}; what is chosen on so few queries is rough")
     for name, run in report["training"].items():
         mean = run["mean"]
         counts = [f"{run['steps']} steps in {run['seconds']:.1f} s"]

@@ -93,8 +93,9 @@ def prepare_language(
 ) -> dict[str, Any]:
     """Write a language's train, valid, test and codebase files, and say whether they are complete.
 
-    A file that a run before made from the same sources and lists is kept, once its hash is that of
-    the manifest. Each file takes its name when it is whole, and the manifest is written after it.
+    A whole file that a run before made from the same sources and lists is kept, once its hash is
+    that of the manifest. Each file takes its name when it is whole, and the manifest is written
+    after it.
 
     Args:
         dump: The records.
@@ -103,7 +104,8 @@ def prepare_language(
         lists: Folder or zip of the URL lists. None for a dump that is filtered already (one with
             codebase files).
         use_filter: False writes the dump's own partitions whole, in the dump's order.
-        allow_missing: Write files whose rows are fewer than Table 6 says.
+        allow_missing: Write files whose rows are fewer than Table 6 says. Without it, those that a
+            run with it left are made anew, and are gone where their rows are still too few.
         progress: Show a progress bar on stderr.
 
     Returns:
@@ -140,16 +142,16 @@ def prepare_language(
             for name, each in urls.items()
         },
     }
-    made = PreparedFolder(folder, language, rule, sources)
+    made = PreparedFolder(folder, language, rule, sources, allow_missing)
     # Train by itself, the others in one pass over their common pool.
     for group in (("train",), ("valid", "test", "codebase")):
         names = [name for name in group if name not in made.files]
         if names and urls:
             wanted = {name: urls[name] for name in names}
-            _write_listed(dump, language, made, wanted, allow_missing, progress)
+            _write_listed(dump, language, made, wanted, progress)
         else:
             for name in names:
-                _write_whole(dump, language, made, name, allow_missing, progress)
+                _write_whole(dump, language, made, name, progress)
     return made.report()
 
 
@@ -189,7 +191,6 @@ def _write_listed(
     language: str,
     made: PreparedFolder,
     urls: dict[str, list[bytes]],
-    allow_missing: bool,
     progress: bool,
 ) -> None:
     """Write files of listed records, from one pass over the partitions they come from."""
@@ -213,12 +214,12 @@ def _write_listed(
             "left_out": dict(target.counts),
         }
         lines = (zlib.decompress(line).decode() for line in target.lines if line is not None)
-        made.write(target.name, lines, facts, allow_missing)
+        made.write(target.name, lines, facts)
         target.lines.clear()
 
 
 def _write_whole(
-    dump: Dump, language: str, made: PreparedFolder, name: str, allow_missing: bool, progress: bool
+    dump: Dump, language: str, made: PreparedFolder, name: str, progress: bool
 ) -> None:
     """Write a file of all records of its pool, in the dump's order."""
     pool = dump.pool(language, name)
@@ -240,7 +241,7 @@ def _write_whole(
                     yield _text(row)
 
     facts: dict[str, Any] = {"left_out": counts}
-    made.write(name, lines(), facts, allow_missing)
+    made.write(name, lines(), facts)
 
 
 def _row(where: str, record: Mapping[str, Any], language: str, name: str) -> dict[str, Any]:

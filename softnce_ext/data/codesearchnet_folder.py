@@ -27,6 +27,7 @@ TABLE_6 = {
     "go": (167_288, 7_325, 8_122, 28_120),
 }
 
+_WHOLE = ("complete", "unfiltered")  # states of files with all their rows
 _STALE = re.compile(r"\.(?:[a-z]+\.jsonl\.gz|prepared\.json)\.(\d+)\.part")
 
 
@@ -42,6 +43,7 @@ class PreparedFolder:
         rule: "lists", "given" or "none".
         sources: What the files are made from. Files of an earlier run stand where this, the rule
             and the files' own hashes are still the same.
+        allow_missing: Write, and keep, files whose rows are fewer than Table 6 says.
 
     Attributes:
         files: Per file its state and facts, of the files kept and written so far.
@@ -50,8 +52,16 @@ class PreparedFolder:
         ValueError: The folder holds such files and no manifest: they are not ours to replace.
     """
 
-    def __init__(self, folder: Path, language: str, rule: str, sources: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        language: str,
+        rule: str,
+        sources: dict[str, Any],
+        allow_missing: bool = False,
+    ) -> None:
         self.folder = folder
+        self._allow_missing = allow_missing
         self.files: dict[str, dict[str, Any]] = {}
         self._head = {"format": FORMAT, "language": language, "filter": rule, **sources}
         self._kept: set[str] = set()
@@ -76,7 +86,7 @@ class PreparedFolder:
         files = manifest.pop("files", None)
         if manifest == self._head and isinstance(files, dict):
             for name in FILES:
-                if name in files and self._is_whole(name, files[name]):
+                if name in files and self._stands(name, files[name]):
                     self.files[name] = files[name]
                     self._kept.add(name)
 
@@ -84,9 +94,7 @@ class PreparedFolder:
         """Return a file's path."""
         return self.folder / f"{name}.jsonl.gz"
 
-    def write(
-        self, name: str, lines: Iterable[str], facts: dict[str, Any], allow_missing: bool
-    ) -> None:
+    def write(self, name: str, lines: Iterable[str], facts: dict[str, Any]) -> None:
         """Write a file and tell the manifest; without enough rows write it only where allowed.
 
         Raises:
@@ -101,7 +109,7 @@ class PreparedFolder:
             for line in lines:
                 rows += 1
                 yield line
-            if not rows or (rows != expected and expected is not None and not allow_missing):
+            if not rows or not (expected in (None, rows) or self._allow_missing):
                 raise _NotWritten  # so that the writer drops what it has
 
         try:
@@ -111,7 +119,7 @@ class PreparedFolder:
                 write_lines(self.path(name), counted())
             except _NotWritten:
                 state = "not written"
-                self.path(name).unlink(missing_ok=True)  # one of other sources
+                self.path(name).unlink(missing_ok=True)  # of other sources, or incomplete
             else:
                 path = self.path(name)
                 facts = {"bytes": path.stat().st_size, "sha256": sha256(path), **facts}
@@ -135,12 +143,11 @@ class PreparedFolder:
     def report(self) -> dict[str, Any]:
         """Return what is there, ready for JSON."""
         files = {name: {**self.files[name], "kept": name in self._kept} for name in FILES}
-        good = ("complete", "unfiltered")
         return {
             "language": self._head["language"],
             "filter": self._head["filter"],
             "folder": str(self.folder),
-            "complete": all(each["state"] in good for each in files.values()),
+            "complete": all(each["state"] in _WHOLE for each in files.values()),
             "files": files,
         }
 
@@ -149,8 +156,10 @@ class PreparedFolder:
         text = json.dumps({**self._head, "files": files}, indent=1)
         write_lines(self.folder / MANIFEST, [text])
 
-    def _is_whole(self, name: str, facts: Any) -> bool:
+    def _stands(self, name: str, facts: Any) -> bool:
         if not isinstance(facts, dict) or "sha256" not in facts:
+            return False
+        if facts.get("state") not in _WHOLE and not self._allow_missing:
             return False
         path = self.path(name)
         return (

@@ -76,6 +76,19 @@ class PreparedLanguage:
             if name not in self._files:
                 raise _not_prepared(self.folder / f"{name}.jsonl.gz")
 
+    def unlike_paper(self) -> str:
+        """Say in words why the files are not what the paper used, "" where they are."""
+        if any(facts.get("state") == "unfiltered" for facts in self._files.values()):
+            return f"{self.folder.name} was prepared without the filter"
+        short = [
+            f"{name} {facts['rows']:,} of {facts['expected']:,}"
+            for name, facts in self._files.items()
+            if facts.get("state") == "incomplete"
+        ]
+        if not short:
+            return ""
+        return f"{self.folder.name} was prepared with too few rows: {', '.join(short)}"
+
     def pairs(self, partitions: Sequence[str] = PARTITIONS) -> Pairs:
         """Return pairs as `read_prepared` does."""
         return joined_pairs([self], partitions)
@@ -195,8 +208,8 @@ def language_folders(path: Path) -> list[Path]:
     return sorted(each for each in path.iterdir() if (each / MANIFEST).is_file())
 
 
-def _files(folder: Path) -> dict[str, int]:
-    """Return the files that a manifest says are there, and their rows."""
+def _files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the files that a manifest says are there, with what it says of each."""
     path = folder / MANIFEST
     if not path.is_file():
         inner = ", ".join(each.name for each in language_folders(folder))
@@ -207,12 +220,13 @@ def _files(folder: Path) -> dict[str, int]:
         if manifest["format"] != FORMAT:
             raise ValueError(f"its format must be {FORMAT}, got {manifest['format']}")
         told = [(name, manifest["files"].get(name) or {}) for name in FILES]
-        return {name: int(facts["rows"]) for name, facts in told if "sha256" in facts}
+        there = [(name, facts) for name, facts in told if "sha256" in facts]
+        return {name: {**facts, "rows": int(facts["rows"])} for name, facts in there}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: not a manifest that can be read: {error}") from None
 
 
-def _rows(folder: Path, files: dict[str, int], name: str) -> Iterator[dict[str, Any]]:
+def _rows(folder: Path, files: dict[str, dict[str, Any]], name: str) -> Iterator[dict[str, Any]]:
     """Yield a prepared file's rows, and hold their number against the manifest."""
     path = folder / f"{name}.jsonl.gz"
     if name not in files:
@@ -232,10 +246,9 @@ def _rows(folder: Path, files: dict[str, int], name: str) -> Iterator[dict[str, 
                 raise ValueError(f"{path}:{number}: must be a JSON object with {', '.join(fields)}")
             rows += 1
             yield row
-    if rows != files[name]:
-        raise ValueError(
-            f"{path}: must have {files[name]:,} rows, as {MANIFEST} says, got {rows:,}"
-        )
+    wanted = files[name]["rows"]
+    if rows != wanted:
+        raise ValueError(f"{path}: must have {wanted:,} rows, as {MANIFEST} says, got {rows:,}")
 
 
 def _not_prepared(path: Path) -> FileNotFoundError:

@@ -7,7 +7,9 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import IO, Literal
 
@@ -15,11 +17,12 @@ from .atomic import write_lines
 from .gather import Gathered
 from .mining import mine_folder
 from .pairs import Pair, Pairs, of_language
-from .rows import PARTITION_OF_WORD, BadRow, read_row
+from .rows import PARTITION_OF_WORD, BadRow, has_texts, read_row
 from .source_files import SUFFIXES, language_of
 
 MAX_LINE_BYTES = 16_000_000
 MAX_BAD_FRACTION = 0.01
+_FIRST_ROWS = 5  # that tell pairs from other data
 JSON_LINES = (".jsonl", ".jsonl.gz", ".json.gz", ".ndjson")
 
 
@@ -35,10 +38,11 @@ def read_pairs(
     """Read pairs from a folder of source, a JSON lines file (".gz" too), or a folder of such files.
 
     A folder that `softnce prepare csn` wrote gives its queries their codes. Any other folder that
-    holds JSON lines files is read as data, unless they lie below its top and source
-    files are there too. Rows are our own ({"query", "code", ...}) or CodeSearchNet's. A
-    partition (train, valid, test) comes from a row's own field or from its file's name. Of rows
-    that repeat a (query, code) pair one stands, in test before valid before train.
+    holds JSON lines files is read as data. Where source files are there too, it is only if such a
+    file at its top begins with rows of pairs, and other files are left alone. Rows are our own
+    ({"query", "code", ...}) or CodeSearchNet's. A partition (train, valid, test) comes from a row's
+    own field or from its file's name. Of rows that repeat a (query, code) pair one stands, in test
+    before valid before train.
 
     Args:
         path: The folder or file.
@@ -92,9 +96,14 @@ def read_pairs(
 def write_pairs(path: str | Path, pairs: Iterable[Pair]) -> None:
     """Write pairs as JSON lines, compressed where the path ends in ".gz"; whole or not at all.
 
+    Args:
+        path: The file.
+        pairs: The pairs; those of a `Pairs` list are written with their partitions.
+
     Raises:
         OSError: The file cannot be written.
     """
+    partitions: Mapping[Pair, str] = getattr(pairs, "partitions", {})
     write_lines(
         path,
         (
@@ -107,6 +116,7 @@ def write_pairs(path: str | Path, pairs: Iterable[Pair]) -> None:
                     "path": pair.path,
                     "line": pair.line,
                     "language": pair.language,
+                    **({"partition": partitions[pair]} if pair in partitions else {}),
                 },
                 ensure_ascii=False,
             )
@@ -119,17 +129,31 @@ def _data_files(path: Path) -> list[Path]:
     """Return the JSON lines files that a path stands for; none where it is a folder of source."""
     if path.is_file():
         return [path] if path.name.endswith(JSON_LINES) else []
-    top = sorted(
-        each for each in path.iterdir() if each.name.endswith(JSON_LINES) and each.is_file()
-    )
+    top = [each for each in path.iterdir() if each.name.endswith(JSON_LINES) and each.is_file()]
     nested: list[Path] = []
+    has_source = False
     for folder, subfolders, names in os.walk(path):
         subfolders[:] = sorted(each for each in subfolders if not each.startswith("."))
-        if not top and any(map(language_of, names)):
+        has_source = has_source or any(map(language_of, names))
+        if has_source and not top:
             return []  # data files below a folder of source are its fixtures
         nested.extend(Path(folder, name) for name in sorted(names) if name.endswith(JSON_LINES))
     # "codebase" files repeat the rows of valid and test without their documentation.
-    return [each for each in nested if each.is_file() and not each.name.startswith("codebase.")]
+    files = [each for each in nested if each.is_file() and not each.name.startswith("codebase.")]
+    if not has_source:
+        return files
+    # Beside source they may be anything, such as a log.
+    return list(filter(_holds_pairs, files)) if any(map(_holds_pairs, top)) else []
+
+
+def _holds_pairs(file: Path) -> bool:
+    """Say whether one of a file's first rows has the columns of a pair."""
+    with open(file, "rb") as raw, suppress(ValueError):  # a broken archive
+        for _, line in islice(stream_lines(raw, str(file), lambda _: None), _FIRST_ROWS):
+            with suppress(BadRow):
+                if has_texts(decode_line(line)):
+                    return True
+    return False
 
 
 def _read_files(root: Path, files: list[Path], skip: bool, progress: bool) -> Pairs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .gather import Gathered
 from .pairs import Pairs
-from .rows import PARTITION_OF_WORD, BadRow, read_row
+from .rows import BESIDE_THE_TEXTS, PARTITION_OF_WORD, BadRow, read_row
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -64,8 +65,9 @@ def read_hub(
 
     Args:
         name: A path, or a hub name such as "owner/name"; "owner/name:config" names the config too.
-        split: "train", "validation", ...; None for all, each giving its rows their partition. Where
-            some are named so, those of other names are left out with a warning.
+        split: "train", "validation", ...; None for all, each giving its rows their partition; of
+            one alone the rows' own goes first. Where some are named so, those of other names are
+            left out with a warning.
         config: The dataset's configuration, where it has several.
         query_column: The column with the documentation; None to find it by its name.
         code_column: The column with the code; None to find it by its name.
@@ -103,7 +105,9 @@ def read_hub(
                             f"{name}, {part}, row {gathered.rows + 1}: {error}"
                         ) from None
                     bar.update()
-                    gathered.add(read, held or read.partition)
+                    # A file that stands alone is called "train" whatever its rows say.
+                    own = read.partition if len(parts) == 1 else ""
+                    gathered.add(read, own or held or read.partition)
     read_rows = {"files": len(parts), "lines": gathered.rows, "bad_lines": 0, "bad_examples": []}
     return gathered.finished(name, read_rows)
 
@@ -122,10 +126,9 @@ def _load(name: str, split: str | None, config: str | None) -> dict[str, Dataset
             kind = _FILES.get(path.suffix)
             if kind is None:
                 raise ValueError(f"{name}: must be .parquet, .jsonl, .json or .csv")
-            words = [word for word in path.stem.lower().split("-") if word in PARTITION_OF_WORD]
-            loaded: Any = datasets.load_dataset(
-                kind, data_files={(words or ["train"])[0]: name}, split=split
-            )
+            words = re.split(r"[^a-z]+", path.stem.lower())
+            named = [word for word in words if word in PARTITION_OF_WORD] or ["train"]
+            loaded: Any = datasets.load_dataset(kind, data_files={named[-1]: name}, split=split)
         elif any((path / each).is_file() for each in _SAVED):
             loaded = datasets.load_from_disk(name)
             if split is not None and not isinstance(loaded, datasets.Dataset):
@@ -191,5 +194,5 @@ def _columns(
         chosen[column] = key
     if len(chosen) < 2:
         raise ValueError(f"{name}: query_column and code_column must differ, got {query_column!r}")
-    extra = ("name", "path", "package", "repo", "line", "language", "partition")
-    return {**chosen, **{each: each for each in extra if each in there and each not in chosen}}
+    beside = [each for each in BESIDE_THE_TEXTS if each in there and each not in chosen]
+    return {**chosen, **{each: each for each in beside}}

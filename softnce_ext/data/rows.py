@@ -23,10 +23,14 @@ _CODE_TOKENS = ("code_tokens", "func_code_tokens")
 _DOCSTRING = ("docstring", "func_documentation_string")
 _DOCSTRING_TOKENS = ("docstring_tokens", "func_documentation_tokens")
 _FUNC_NAME = ("func_name",)
+_LANGUAGE = ("language", "lang")
 _REPO = ("repo", "repository_name")
 _PATH = ("path", "func_path_in_repository")
 _URL = ("url", "func_code_url")
 _PARTITION = ("partition", "split_name")
+# What a row may say beside its query and code.
+_BESIDE = _FUNC_NAME + _REPO + _PATH + _URL + _PARTITION + _LANGUAGE
+BESIDE_THE_TEXTS = ("name", "package", "line", "id", *_BESIDE)
 _CODESEARCHNET = frozenset(_DOCSTRING + _DOCSTRING_TOKENS + _FUNC_NAME)
 
 _URL_LINE = re.compile(r"#L(\d+)")
@@ -93,6 +97,15 @@ def read_row(row: object) -> Row:
     return _codesearchnet_row(row)
 
 
+def has_texts(row: object) -> bool:
+    """Say whether a row has the columns of a query and its code, whatever is in them."""
+    if not isinstance(row, Mapping):
+        return False
+    if _CODESEARCHNET.isdisjoint(row):
+        return {"query", "code"} <= row.keys()
+    return not row.keys().isdisjoint(_CODE)
+
+
 def _own_row(row: Mapping[str, Any]) -> Row:
     query, code = (_text(row, (key,), required=True) for key in ("query", "code"))
     for key, text in (("query", query), ("code", code)):
@@ -138,7 +151,7 @@ def _codesearchnet_row(row: Mapping[str, Any]) -> Row:
         function = _undocumented(code, language or "python")
     if not function.strip():
         return Row(None, partition, "no code")
-    package = _text(row, _REPO)
+    package = _text(row, ("package", *_REPO))
     pair = Pair(query, function, name, package, path, line, language or "python")
     return Row(pair, partition, has_language=bool(language))
 
@@ -210,7 +223,7 @@ def _line(row: Mapping[str, Any]) -> int:
 
 def _language(row: Mapping[str, Any], path: str) -> str:
     """Return the language that a row or its path says, "" where neither does."""
-    language = _text(row, ("language", "lang"))
+    language = _text(row, _LANGUAGE)
     return known_language(language) or language_of(path) or ""
 
 

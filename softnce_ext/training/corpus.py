@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,6 +94,8 @@ def split_corpus(
             _check_parts(split, pairs, settings.manifest)
     else:
         split = split_by_package(pairs)
+    if told := [words for each in prepared if (words := each.unlike_paper())]:
+        split = replace(split, summary={**split.summary, "unlike_paper": told})
     if len(prepared) != 1:
         corpus = _of_pairs(split)._replace(prepared=bool(prepared))
     else:

@@ -101,7 +101,10 @@ class TrainingJob:
         corpus = ranks.from_first(self._corpus)
         self.recorded["data_hash"] = data_hash(corpus.split)
         with self._phase("preparing"):
-            model, texts = prepare_model(self.settings, corpus.split.train, progress=self.progress)
+            held_out = [*corpus.split.valid, *corpus.split.test]
+            model, texts = prepare_model(
+                self.settings, corpus.split.train, held_out, progress=self.progress
+            )
             self.settings = settings = as_read(self.settings, model, corpus.prepared).resolved(
                 static=is_static(model), rows=len(corpus.split.train)
             )

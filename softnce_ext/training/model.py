@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..encoders.backbones import build_backbone
@@ -34,22 +33,33 @@ if TYPE_CHECKING:
 
 
 def prepare_model(
-    settings: TrainSettings, pairs: Sequence[Pair], *, progress: bool = True
+    settings: TrainSettings,
+    pairs: Sequence[Pair],
+    held_out: Sequence[Pair] = (),
+    *,
+    progress: bool = True,
 ) -> tuple[SentenceTransformer, TrainingPairs]:
     """Return the untrained model and the texts of training pairs.
 
+    Args:
+        settings: Which model.
+        pairs: The training pairs.
+        held_out: Those that are ranked later, whose languages the model must read as well.
+        progress: Show progress on stderr.
+
     Raises:
         FileNotFoundError: There is no such model.
-        ValueError: The model does not fit the settings.
+        ValueError: The model does not fit the settings or the pairs.
     """
     if settings.is_from_scratch:
         return _from_scratch(settings.resolved(static=True), pairs, progress)
+    languages = {pair.language for each in (pairs, held_out) for pair in each}
     with told_cure("--model"):
         if settings.preset is not None:
-            model = _preset_model(settings, pairs)
+            model = _preset_model(settings, languages)
         else:
             model, _ = load_encoder(settings.encoder)
-            check_language(model, {pair.language for pair in pairs}, f"model {settings.encoder}")
+            check_language(model, languages, f"model {settings.encoder}")
     settings = settings.resolved(static=is_static(model))
     if settings.preset is None:
         assert settings.code_length is not None
@@ -115,7 +125,7 @@ def _from_scratch(
     return model, texts
 
 
-def _preset_model(settings: TrainSettings, pairs: Sequence[Pair]) -> SentenceTransformer:
+def _preset_model(settings: TrainSettings, languages: Collection[str]) -> SentenceTransformer:
     """Return a preset's backbone: published or given weights, or a saved model of its kind."""
     kind = settings.preset
     assert kind is not None
@@ -129,7 +139,7 @@ def _preset_model(settings: TrainSettings, pairs: Sequence[Pair]) -> SentenceTra
             )
         module: Any = model[0]
         if kind == "graphcodebert":
-            wanted = settings.language or _only_language(pairs)
+            wanted = settings.language or _only_language(languages)
             if module.language != wanted:
                 raise ValueError(
                     f"language must be that of the saved model {settings.model}, "
@@ -145,15 +155,14 @@ def _preset_model(settings: TrainSettings, pairs: Sequence[Pair]) -> SentenceTra
         "code_length": settings.code_length or system.code_length,
     }
     if kind == "graphcodebert":
-        options["language"] = settings.language or _only_language(pairs)
+        options["language"] = settings.language or _only_language(languages)
     return build_backbone(kind, settings.model, cosine=settings.scoring == "cosine", **options)
 
 
-def _only_language(pairs: Sequence[Pair]) -> str:
-    found = Counter(pair.language for pair in pairs)
-    if len(found) != 1:
+def _only_language(languages: Collection[str]) -> str:
+    if len(languages) != 1:
         raise ValueError(
             "language must be given with preset graphcodebert, which reads one, got pairs of "
-            + ", ".join(sorted(found))
+            + ", ".join(sorted(languages))
         )
-    return next(iter(found))
+    return next(iter(languages))
