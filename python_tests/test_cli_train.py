@@ -56,6 +56,7 @@ def test_table_names_the_systems_and_the_difference_in_words(
     for name in ("lexical", "lexical+", "untrained", "infonce", "soft-infonce", "hybrid"):
         assert sum(line.split()[:1] == [name] for line in lines[3:9]) == 1
     assert "soft-infonce minus infonce: " in shown
+    assert "Intervals over 2 packages are rough." in shown
     assert "left out of the split: 2 exact duplicates" in shown
     assert "epoch 1 of 1 kept" in shown  # the flag goes before the file
     assert "total" in shown and str(output) in lines[-1]

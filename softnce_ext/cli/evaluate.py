@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from ..evaluation.files import Read
     from ..evaluation.judgements import Judgements
 
-# Below some ten clusters a bootstrap over them is known to promise too much.
-_FEW_PACKAGES = 10
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
@@ -302,13 +299,13 @@ def _print(report: dict[str, Any]) -> None:
 
 def _notes(results: list[dict[str, Any]], packages: int) -> list[str]:
     """What a reader of the table should know about its figures."""
-    notes = []
+    from .table import rough
+
+    notes = rough(packages)
     if packages == 1:
         notes.append(
             "Intervals resample queries, since all are of one package: they are too narrow."
         )
-    elif 1 < packages < _FEW_PACKAGES:
-        notes.append(f"Intervals over {packages} packages are rough.")
     for result in results:
         low, high = result["mrr_pessimistic"], result["mrr_optimistic"]
         if high - low > 1e-4:

@@ -28,7 +28,7 @@ from ..training.settings import (
 )
 from ..training.simcse_settings import SIMCSE_SETTINGS
 from ..training.systems import SYSTEMS
-from .table import counted
+from .table import counted, rough
 
 _OF_SIMCSE = {**SIMCSE_SETTINGS["published"]._asdict()}
 _OF_SIMCSE["code_length"] = _OF_SIMCSE["length"]
@@ -203,6 +203,7 @@ def _notes(report: dict[str, Any], output: str) -> list[str]:
     notes = ["MRR, with 95 % bootstrap intervals over packages; per package: mean of their MRRs."]
     if report["results"][0]["interval_over"] == "queries":
         notes[0] = "MRR, with 95 % bootstrap intervals over queries (one package): too narrow."
+    notes += rough(len(report["split"]["test"]["packages"]))
     if report["cutoff"] is not None:
         notes.append(f"a rank beyond {report['cutoff']:,} counts as 0, as in the paper")
     if report["settings"]["select"] == "test":
