@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from models import static_model, tiny_rows, transformer_model, write_rows
 
+from softnce_ext.cli.main import main
 from softnce_ext.data.split import Split
 from softnce_ext.encoders.saved import load_encoder
 from softnce_ext.training import compare, job
@@ -172,6 +173,30 @@ def test_saved_static_model_can_be_trained_further(
     assert (tmp_path / "m" / "tokenizer.json").read_text() == (
         done[0] / "tokenizer.json"
     ).read_text()
+
+
+def test_test_pairs_that_the_start_was_trained_on_are_counted(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fine-tuned on another split of the same pairs, in the folder of what it starts from."""
+    output = tmp_path / "m"
+    run(data, output, compare=False, epochs=1)
+    seen = json.loads((output / "manifest.json").read_text())["train"]["pairs"]
+    rows = [{**row, "package": f"other{row['line'] % 11}"} for row in tiny_rows()]
+    other = write_rows(tmp_path / "other.jsonl", rows)
+    command = ["train", "--data", str(other), "--output", str(output), "--model", str(output)]
+    assert main([*command, "--batch-size", "16", "--epochs", "1", "--no-compare"]) == 0
+    test = json.loads((output / "manifest.json").read_text())["test"]["pairs"]
+    count = len(set(seen) & set(test))
+    assert count > 0
+    told = f"{count} of the {len(test)} test pairs are ones that the model, or what it started from"
+    assert told in capsys.readouterr().out
+    report = run(other, tmp_path / "n", init=str(tmp_path / "m.previous"), compare=False, epochs=1)
+    assert report["split"]["trained_on"] == count
+    (tmp_path / "m.previous" / "softnce.json").unlink()
+    (tmp_path / "m.previous" / "manifest.json").write_text("of somebody else")
+    report = run(other, tmp_path / "n", init=str(tmp_path / "m.previous"), compare=False, epochs=1)
+    assert report["split"]["trained_on"] == 0
 
 
 def test_init_gives_another_start(

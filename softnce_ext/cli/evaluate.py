@@ -248,14 +248,10 @@ def _labelled(row: dict[str, Any], label: str) -> dict[str, Any]:
 
 def _count_trained_on(model: str, pairs: Sequence[Pair]) -> int:
     """Return how many pairs the manifest beside a model of ours names as its training pairs."""
-    from ..data.manifest import read_manifest
     from ..data.pairs import pair_hash
-    from ..encoders.saved import local_folder
+    from ..encoders.saved import trained_pairs
 
-    manifest = (local_folder(model) or Path(model)) / "manifest.json"
-    if not manifest.is_file():
-        return 0
-    trained = set(read_manifest(manifest)["train"]["pairs"])
+    trained = trained_pairs(model)
     return sum(pair_hash(pair) in trained for pair in pairs)
 
 

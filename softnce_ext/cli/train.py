@@ -211,7 +211,8 @@ def _notes(report: dict[str, Any], output: str) -> list[str]:
     if report["split"]["trained_on"]:
         notes.append(
             f"{report['split']['trained_on']:,} of the {report['split']['test']['rows']:,} test"
-            " pairs are ones the model was trained on: its figures are too good"
+            " pairs are ones that the model, or what it started from, was trained on: its figures"
+            " are too good"
         )
     notes += [f"{name}: {gap['words']}" for name, gap in report["differences"].items()]
     notes.append(

@@ -39,7 +39,7 @@ from .estimator import check_teacher, find_teacher, make_estimator, simcse_setti
 from .losses import make_loss
 from .model import prepare_model, remember_codes, texts_of
 from .output import save_model
-from .record import data_hash, library_versions, run_identity, split_summary
+from .record import data_hash, library_versions, run_identity, split_summary, trained_before
 from .run import JobInterrupted, TrainingInterrupted, TrainingRun
 from .settings import TrainSettings
 from .trainer import train_encoder
@@ -73,6 +73,7 @@ class TrainingJob:
         self.checkpoints: Checkpoints | None = None
         self.tables: dict[str, Any] = {}  # what the teacher's tables cost, by side
         self.recorded: dict[str, Any] = {}  # of data and teacher
+        self.before: set[str] = set()  # what the model had been trained on, by hash
 
     def run(self) -> dict[str, Any]:
         """Do the job and return its report, ready for JSON; ranks but the first have an empty one.
@@ -131,6 +132,7 @@ class TrainingJob:
 
     def _corpus(self) -> Corpus:
         check_folders(self.settings)
+        self.before = trained_before(self.settings)  # its folder may be the one to replace
         with self._phase("reading"):
             pairs, prepared = read_corpus(self.settings, progress=self.progress)
         with self._phase("splitting"):
@@ -290,7 +292,7 @@ class TrainingJob:
             "differences": differences(
                 outcomes, task.packages, best=settings.loss, cutoff=corpus.cutoff
             ),
-            "split": split_summary(corpus.split),
+            "split": split_summary(corpus.split, self.before),
             "codebase": len(task.base),
             "cutoff": corpus.cutoff,
             "hybrid_weight": weight,

@@ -17,13 +17,12 @@ from .. import __version__
 from ..data.atomic import write_lines
 from ..data.manifest import write_manifest
 from ..data.split import Split
-from ..encoders.saved import SETTINGS_FILE
+from ..encoders.saved import MANIFEST_FILE, SETTINGS_FILE
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 METRICS_FILE = "metrics.json"
-MANIFEST_FILE = "manifest.json"
 LOG_FILE = "training.jsonl"
 _READABLE = 0o644
 
