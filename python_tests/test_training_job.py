@@ -274,6 +274,26 @@ def test_folder_of_others_is_refused_before_any_work(data: Path, tmp_path: Path)
     check_output(tmp_path / "empty")
 
 
+def test_folder_that_keeps_its_name_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "m" / "below").mkdir(parents=True)
+    (tmp_path / "m" / "softnce.json").write_text("{}")
+    monkeypatch.chdir(tmp_path / "m" / "below")
+    for name, reason in ((".", "is the current folder"), ("..", "holds the current folder")):
+        assert main(["train", "--data", "no data", "--output", name]) == 1
+        told = f"output must be a folder that can be renamed, got {name}, which {reason}; a folder"
+        assert told in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    check_output(Path("m"))
+    monkeypatch.setattr("os.path.ismount", lambda path: Path(path).name in ("m", "c"))
+    with pytest.raises(ValueError, match=r"is a mount point; a folder below it, such as m/model"):
+        run(tmp_path / "no data", Path("m"))
+    check_output(Path("m/model"))
+    (tmp_path / "c").mkdir()
+    check_output(Path("c"), "run.json", "checkpoints")  # which stays where it is
+
+
 def test_parents_of_a_failed_run_are_not_left(data: Path, tmp_path: Path) -> None:
     for folder in ("a/b/c", "a/m"):
         with pytest.raises(ValueError, match="scoring must be cosine"):
