@@ -56,11 +56,23 @@ def test_table_names_the_systems_and_the_difference_in_words(
     for name in ("lexical", "lexical+", "untrained", "infonce", "soft-infonce", "hybrid"):
         assert sum(line.split()[:1] == [name] for line in lines[3:9]) == 1
     assert "soft-infonce minus infonce: " in shown
+    assert ", chosen on validation packages\n" in shown
     assert "Intervals over 2 packages are rough." in shown
     assert "left out of the split: 2 exact duplicates" in shown
     assert "epoch 1 of 1 kept" in shown  # the flag goes before the file
     assert "total" in shown and str(output) in lines[-1]
     assert "soft-infonce" in (output / "README.md").read_text()
+
+
+def test_packages_are_named_where_they_are_held_out_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_rows(tmp_path / "pairs.jsonl", tiny_rows(packages=1))
+    words = ["--data", str(data), "--output", str(tmp_path / "m"), *TINY[:-1], "1"]
+    assert main(["train", *words, "--no-compare"]) == 0
+    shown = capsys.readouterr().out
+    assert "held out by function" in shown and ", chosen on validation data\n" in shown
+    assert "over queries (one package)" in shown and "are rough" not in shown
 
 
 @pytest.mark.parametrize(

@@ -215,8 +215,9 @@ def _notes(report: dict[str, Any], output: str) -> list[str]:
             " are too good"
         )
     notes += [f"{name}: {gap['words']}" for name, gap in report["differences"].items()]
+    data = "packages" if report["split"].get("unit") == "package" else "data"
     notes.append(
-        f"hybrid: weight {report['hybrid_weight']:g} for lexical+, chosen on validation packages"
+        f"hybrid: weight {report['hybrid_weight']:g} for lexical+, chosen on validation {data}"
     )
     for name, run in report["training"].items():
         mean = run["mean"]
