@@ -21,8 +21,8 @@ def test_a_second_run_is_refused_before_it_reads_or_writes(
     output = tmp_path / "runs" / "m"
     (tmp_path / "link").symlink_to(output)
     with held(str(output)):
-        for name in (output, tmp_path / "link"):
-            assert main(["train", "--data", "no data", "--output", str(name)]) == 1
+        for name, more in ((output, []), (tmp_path / "link", ["--loss", "simcse"])):
+            assert main(["train", "--data", "no data", "--output", str(name), *more]) == 1
             told = f"output must be a folder that no other run writes, got {name}, which another"
             assert told in capsys.readouterr().err
         with held(str(tmp_path / "runs" / "other")):

@@ -15,7 +15,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..training.lock import held
 from ..training.ranks import joined
 from ..training.rules import unused
 from ..training.settings import (
@@ -69,9 +68,7 @@ def run(args: argparse.Namespace) -> int:
     terminated: list[int] = []
     try:
         with _as_ctrl_c(terminated), joined():
-            settings = settings_from(given, args.config)
-            with held(settings.output):
-                return _run(settings, begin, as_json=args.json)
+            return _run(settings_from(given, args.config), begin, as_json=args.json)
     except KeyboardInterrupt as stop:
         print(f"softnce train: {str(stop) or 'interrupted: nothing was written'}", file=sys.stderr)
         return 128 + (signal.SIGTERM if terminated else signal.SIGINT)

@@ -36,6 +36,7 @@ from .checkpoint import Checkpoints, Stage
 from .compare import Validation, add_seconds, differences, hybrid_weight_of, rank_all
 from .corpus import Corpus, read_corpus, split_corpus
 from .estimator import check_teacher, find_teacher, make_estimator, simcse_settings
+from .lock import held
 from .losses import make_loss
 from .model import prepare_model, remember_codes, texts_of
 from .output import save_model
@@ -79,13 +80,14 @@ class TrainingJob:
         """Do the job and return its report, ready for JSON; ranks but the first have an empty one.
 
         Raises:
-            ValueError, TypeError, OSError: A setting or the data does not fit.
+            ValueError, TypeError, OSError: A setting or the data does not fit, or another run
+                writes the output.
             TrainingDivergedError: The loss became NaN or infinite.
             JobInterrupted: Ctrl-C.
         """
         begin = time.perf_counter()
         try:
-            with ranks.joined():
+            with ranks.joined(), held(self.settings.output):
                 self.ranks = ranks.count()
                 report = self._run()
         except KeyboardInterrupt:

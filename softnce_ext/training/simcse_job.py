@@ -21,6 +21,7 @@ from .before import (
 )
 from .checkpoint import Checkpoints, Stage
 from .corpus import read_corpus, split_corpus
+from .lock import held
 from .output import save_metrics, save_model
 from .record import data_hash, library_versions, run_identity, split_summary, trained_before
 from .run import JobInterrupted, TrainingInterrupted, TrainingRun
@@ -46,7 +47,7 @@ def run_simcse(settings: TrainSettings, *, progress: bool = True) -> dict[str, A
         TrainingDivergedError: As in `train_encoder`; nothing is written.
         JobInterrupted: Ctrl-C; the weights of the last whole epoch are written.
     """
-    with ranks.joined():
+    with ranks.joined(), held(settings.output):
         return _run(settings, progress and ranks.is_first())
 
 
