@@ -33,8 +33,7 @@ from softnce_ext.training.trainer import train_encoder
 
 def gap(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any], packages: Any) -> dict[str, Any]:
     found = paired_difference(first, second, packages)
-    words = in_words(found.mean, found.low, found.high)
-    return {"mrr": found.mean, "low": found.low, "high": found.high, "words": words}
+    return {"mrr": found.mean, "low": found.low, "high": found.high, "words": in_words(found)}
 
 
 def main() -> None:

@@ -56,6 +56,8 @@ def test_table_names_the_systems_and_the_difference_in_words(
     for name in ("lexical", "lexical+", "untrained", "infonce", "soft-infonce", "hybrid"):
         assert sum(line.split()[:1] == [name] for line in lines[3:9]) == 1
     assert "soft-infonce minus infonce: " in shown
+    assert ", chosen on validation packages\n" in shown
+    assert "Intervals over 2 packages are rough." in shown
     assert "left out of the split: 2 exact duplicates" in shown
     valid = json.loads((output / "metrics.json").read_text())["split"]["valid"]["rows"]
     assert f"validation pairs: {valid}; what is chosen on so few queries is rough\n" in shown
@@ -71,6 +73,17 @@ def test_nothing_is_said_of_a_validation_that_is_large_enough(
     output = tmp_path / "model"
     assert main(["train", "--data", str(data), "--output", str(output), *TINY, "--no-compare"]) == 0
     assert "validation pairs" not in capsys.readouterr().out
+
+
+def test_packages_are_named_where_they_are_held_out_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_rows(tmp_path / "pairs.jsonl", tiny_rows(packages=1))
+    words = ["--data", str(data), "--output", str(tmp_path / "m"), *TINY[:-1], "1"]
+    assert main(["train", *words, "--no-compare"]) == 0
+    shown = capsys.readouterr().out
+    assert "held out by function" in shown and ", chosen on validation data\n" in shown
+    assert "over queries (one package)" in shown and "are rough" not in shown
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ def test_paired_differences_are_of_the_queries_both_have() -> None:
     found = difference_rows(one, two, ["a", "b", "c", "d"])
     assert list(found) == ["mrr"]
     assert found["mrr"]["difference"] == 0.25
-    assert found["mrr"]["words"].startswith("no difference shown: 0.0000 to")
+    assert found["mrr"]["words"].startswith("too few packages (2) to tell: 0.0000 to")
     with pytest.raises(ValueError, match=r"same figures, got \['mrr', 'none'\] and \['mrr'\]"):
         difference_rows(one, {"mrr": one["mrr"]})
     with pytest.raises(ValueError, match=r"same queries, got \[4\] and \[3\]"):

@@ -12,6 +12,7 @@ import torch
 from models import static_model, tiny_rows, transformer_model
 
 from softnce_ext import functional
+from softnce_ext.training import trainer
 from softnce_ext.training.batches import TextPairs, TokenizedPairs
 from softnce_ext.training.losses import FamilyLoss, make_loss
 from softnce_ext.training.run import TrainingDivergedError, TrainingInterrupted, TrainingRun
@@ -202,6 +203,41 @@ def test_a_second_ctrl_c_ends_the_training_at_once(model: Any) -> None:
     with pytest.raises(TrainingInterrupted):
         train(model, validate=validate)
     assert seen == ["begun"]
+
+
+def test_tf32_is_of_the_steps_alone(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "is_torch_tf32_available", lambda: True)
+    before = torch.backends.fp32_precision
+    assert before != "tf32"
+    seen = []
+
+    def validate() -> float:
+        assert torch.backends.fp32_precision == before
+        return 0.5
+
+    class Watched(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, loss: torch.Tensor) -> torch.Tensor:
+            seen.append(torch.backends.fp32_precision)
+            return loss.clone()
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+            seen.append(torch.backends.fp32_precision)
+            return gradients
+
+    for precision, wanted in (("tf32", "tf32"), ("fp32", before)):
+        settings = replace(SETTINGS, epochs=1, precision=precision)
+        loss = make_loss(model, settings, "infonce")
+        compute = loss.compute_loss_from_embeddings
+        loss.compute_loss_from_embeddings = lambda *given, compute=compute, **options: (
+            Watched.apply(compute(*given, **options))
+        )
+        pairs = TokenizedPairs.of(model, QUERIES, CODES)
+        train_encoder(model, loss, pairs, settings, validate=validate, progress=False)
+        assert seen == [wanted] * 6
+        seen.clear()
+    assert torch.backends.fp32_precision == before
 
 
 def test_other_losses_refuse_to_keep_hard_negatives_out_of_their_softmax() -> None:

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from ..evaluation.files import Read
     from ..evaluation.judgements import Judgements
 
-# Below some ten clusters a bootstrap over them is known to promise too much.
-_FEW_PACKAGES = 10
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
@@ -251,14 +248,10 @@ def _labelled(row: dict[str, Any], label: str) -> dict[str, Any]:
 
 def _count_trained_on(model: str, pairs: Sequence[Pair]) -> int:
     """Return how many pairs the manifest beside a model of ours names as its training pairs."""
-    from ..data.manifest import read_manifest
     from ..data.pairs import pair_hash
-    from ..encoders.saved import local_folder
+    from ..encoders.saved import trained_pairs
 
-    manifest = (local_folder(model) or Path(model)) / "manifest.json"
-    if not manifest.is_file():
-        return 0
-    trained = set(read_manifest(manifest)["train"]["pairs"])
+    trained = trained_pairs(model)
     return sum(pair_hash(pair) in trained for pair in pairs)
 
 
@@ -302,13 +295,13 @@ def _print(report: dict[str, Any]) -> None:
 
 def _notes(results: list[dict[str, Any]], packages: int) -> list[str]:
     """What a reader of the table should know about its figures."""
-    notes = []
+    from .table import rough
+
+    notes = rough(packages)
     if packages == 1:
         notes.append(
             "Intervals resample queries, since all are of one package: they are too narrow."
         )
-    elif 1 < packages < _FEW_PACKAGES:
-        notes.append(f"Intervals over {packages} packages are rough.")
     for result in results:
         low, high = result["mrr_pessimistic"], result["mrr_optimistic"]
         if high - low > 1e-4:

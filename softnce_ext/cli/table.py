@@ -23,6 +23,8 @@ METRICS = {
     "package_mrr": Column("per package", ".3f"),
 }
 SECONDS = {"seconds": Column("seconds", ".1f")}
+# Below some ten clusters a bootstrap over them is known to promise too much.
+_FEW_PACKAGES = 10
 
 
 def format_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Column]) -> str:
@@ -48,6 +50,12 @@ def format_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Column
 def counted(counts: Mapping[str, int]) -> str:
     """Return "1,234 exact duplicates, 5 no code"."""
     return ", ".join(f"{count:,} {what}" for what, count in counts.items())
+
+
+def rough(packages: int) -> list[str]:
+    """Return the note on intervals over so many packages, if these are few."""
+    few = 1 < packages < _FEW_PACKAGES
+    return [f"Intervals over {packages} packages are rough."] if few else []
 
 
 def metric_table(results: Sequence[Mapping[str, Any]]) -> str:

@@ -27,7 +27,7 @@ from ..training.settings import (
 )
 from ..training.simcse_settings import SIMCSE_SETTINGS
 from ..training.systems import SYSTEMS
-from .table import counted
+from .table import counted, rough
 
 _OF_SIMCSE = {**SIMCSE_SETTINGS["published"]._asdict()}
 _OF_SIMCSE["code_length"] = _OF_SIMCSE["length"]
@@ -202,6 +202,7 @@ def _notes(report: dict[str, Any], output: str) -> list[str]:
     if report["results"][0]["interval_over"] == "queries":
         notes[0] = "MRR, with 95 % bootstrap intervals over queries (one package): too narrow."
     unlike_paper = report["split"].get("unlike_paper")
+    notes += rough(len(report["split"]["test"]["packages"]))
     if report["cutoff"] is not None:
         as_there = "" if unlike_paper else ", as in the paper"
         notes.append(f"a rank beyond {report['cutoff']:,} counts as 0{as_there}")
@@ -212,7 +213,8 @@ def _notes(report: dict[str, Any], output: str) -> list[str]:
     if report["split"]["trained_on"]:
         notes.append(
             f"{report['split']['trained_on']:,} of the {report['split']['test']['rows']:,} test"
-            " pairs are ones the model was trained on: its figures are too good"
+            " pairs are ones that the model, or what it started from, was trained on: its figures"
+            " are too good"
         )
     if seen := report["split"].get("code_in_train", {}).get("test"):
         notes.append(
@@ -220,8 +222,9 @@ def _notes(report: dict[str, Any], output: str) -> list[str]:
             " the training data too, under another query: figures may be too good"
         )
     notes += [f"{name}: {gap['words']}" for name, gap in report["differences"].items()]
+    data = "packages" if report["split"].get("unit") == "package" else "data"
     notes.append(
-        f"hybrid: weight {report['hybrid_weight']:g} for lexical+, chosen on validation packages"
+        f"hybrid: weight {report['hybrid_weight']:g} for lexical+, chosen on validation {data}"
     )
     if (valid := report["split"]["valid"]["rows"]) < _FEW_QUERIES:
         notes.append(f"validation pairs: {valid}; what is chosen on so few queries is rough")

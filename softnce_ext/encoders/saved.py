@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..data.codesearchnet_read import Form
 
 SETTINGS_FILE = "softnce.json"
+MANIFEST_FILE = "manifest.json"
 
 _HUB_NAME = re.compile(r"(?!.*(?:--|\.\.))\w[\w.-]*/(?:\w|\w[\w.-]*\w)")
 _MODEL_FILES = ("modules.json", "config.json")  # of sentence-transformers, of Hugging Face
@@ -151,6 +152,27 @@ def settings_of(name: str) -> EncoderSettings:
         path = load_file_path(name, SETTINGS_FILE)
         folder = None if path is None else Path(path).parent
     return EncoderSettings() if folder is None else read_settings(folder)
+
+
+def trained_pairs(name: str) -> set[str]:
+    """Return the hashes of the pairs that the manifest of a saved model says it was trained on.
+
+    Of one that was not trained by this package there are none.
+
+    Raises:
+        ValueError: The manifest does not hold what it should.
+    """
+    from ..data.manifest import read_manifest
+
+    folder = local_folder(name)
+    if folder is None or not (folder / MANIFEST_FILE).is_file():
+        return set()
+    try:
+        return set(read_manifest(folder / MANIFEST_FILE)["train"]["pairs"])
+    except ValueError:
+        if (folder / SETTINGS_FILE).is_file():
+            raise
+        return set()  # another's file of that name
 
 
 def read_settings(folder: Path) -> EncoderSettings:

@@ -128,8 +128,8 @@ def difference_rows(
         if known.any():
             whose = None if packages is None else list(compress(packages, known))
             found = bootstrap_interval(gap[known], whose, seed=seed)
-            words = in_words(found.mean, found.low, found.high)
             low, high = found.low, found.high
+            words = in_words(found)
             rows[name] = {"difference": found.mean, "low": low, "high": high, "words": words}
     return rows
 

@@ -174,6 +174,6 @@ def differences(
                 "mrr": gap.mean,
                 "low": gap.low,
                 "high": gap.high,
-                "words": in_words(gap.mean, gap.low, gap.high),
+                "words": in_words(gap),
             }
     return found

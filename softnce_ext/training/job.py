@@ -36,10 +36,11 @@ from .checkpoint import Checkpoints, Stage
 from .compare import Validation, add_seconds, differences, hybrid_weight_of, rank_all
 from .corpus import Corpus, read_corpus, split_corpus
 from .estimator import check_teacher, find_teacher, make_estimator, simcse_settings
+from .lock import held
 from .losses import make_loss
 from .model import prepare_model, remember_codes, texts_of
 from .output import save_model
-from .record import data_hash, library_versions, run_identity, split_summary
+from .record import data_hash, library_versions, run_identity, split_summary, trained_before
 from .run import JobInterrupted, TrainingInterrupted, TrainingRun
 from .settings import TrainSettings
 from .trainer import train_encoder
@@ -73,18 +74,20 @@ class TrainingJob:
         self.checkpoints: Checkpoints | None = None
         self.tables: dict[str, Any] = {}  # what the teacher's tables cost, by side
         self.recorded: dict[str, Any] = {}  # of data and teacher
+        self.before: set[str] = set()  # what the model had been trained on, by hash
 
     def run(self) -> dict[str, Any]:
         """Do the job and return its report, ready for JSON; ranks but the first have an empty one.
 
         Raises:
-            ValueError, TypeError, OSError: A setting or the data does not fit.
+            ValueError, TypeError, OSError: A setting or the data does not fit, or another run
+                writes the output.
             TrainingDivergedError: The loss became NaN or infinite.
             JobInterrupted: Ctrl-C.
         """
         begin = time.perf_counter()
         try:
-            with ranks.joined():
+            with ranks.joined(), held(self.settings.output):
                 self.ranks = ranks.count()
                 report = self._run()
         except KeyboardInterrupt:
@@ -134,6 +137,7 @@ class TrainingJob:
 
     def _corpus(self) -> Corpus:
         check_folders(self.settings)
+        self.before = trained_before(self.settings)  # its folder may be the one to replace
         with self._phase("reading"):
             pairs, prepared = read_corpus(self.settings, progress=self.progress)
         with self._phase("splitting"):
@@ -293,7 +297,7 @@ class TrainingJob:
             "differences": differences(
                 outcomes, task.packages, best=settings.loss, cutoff=corpus.cutoff
             ),
-            "split": split_summary(corpus.split),
+            "split": split_summary(corpus.split, self.before),
             "codebase": len(task.base),
             "cutoff": corpus.cutoff,
             "hybrid_weight": weight,

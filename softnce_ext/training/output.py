@@ -17,13 +17,12 @@ from .. import __version__
 from ..data.atomic import write_lines
 from ..data.manifest import write_manifest
 from ..data.split import Split
-from ..encoders.saved import SETTINGS_FILE
+from ..encoders.saved import MANIFEST_FILE, SETTINGS_FILE
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 METRICS_FILE = "metrics.json"
-MANIFEST_FILE = "manifest.json"
 LOG_FILE = "training.jsonl"
 _READABLE = 0o644
 
@@ -37,7 +36,8 @@ def check_output(folder: Path, mark: str = SETTINGS_FILE, what: str = "a model")
         what: What it then holds, in words.
 
     Raises:
-        ValueError: It is a file, or holds something else than what this package wrote.
+        ValueError: It is a file, holds something else than what this package wrote, or cannot be
+            renamed, as a model's is when the next takes its place.
         OSError: It cannot be written.
     """
     if folder.is_dir():
@@ -46,6 +46,11 @@ def check_output(folder: Path, mark: str = SETTINGS_FILE, what: str = "a model")
                 f"output must be a new folder or one with {what} of softnce train, got {folder}, "
                 f"which holds other files"
             )
+        if mark == SETTINGS_FILE and (reason := _stays(Path(os.path.realpath(folder)))):
+            raise ValueError(
+                f"output must be a folder that can be renamed, got {folder}, which {reason}; a "
+                f"folder below it, such as {folder / 'model'}, will do"
+            )
     elif folder.exists() or folder.is_symlink():
         raise ValueError(f"output must be a folder, got {folder}, which is a file")
     place = next(each for each in folder.absolute().parents if os.path.lexists(each))
@@ -53,6 +58,16 @@ def check_output(folder: Path, mark: str = SETTINGS_FILE, what: str = "a model")
         raise NotADirectoryError(f"output {folder} cannot be written: {place} is no folder")
     if not os.access(place, os.W_OK):
         raise PermissionError(f"output {folder} cannot be written: {place} is read-only")
+
+
+def _stays(place: Path) -> str:
+    """Return in words why a folder keeps its name or is wanted under it; "" where it need not."""
+    if os.path.ismount(place):
+        return "is a mount point"
+    here = Path.cwd()
+    if here.is_relative_to(place):
+        return "is the current folder" if here == place else "holds the current folder"
+    return ""
 
 
 def save_model(

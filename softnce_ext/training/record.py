@@ -11,7 +11,9 @@ from .. import __version__
 from ..data.dataflow.languages import language_named
 from ..data.pairs import pair_hash
 from ..data.split import Split
+from ..encoders.saved import trained_pairs
 from . import ranks
+from .settings import TrainSettings
 
 _HASHED = {"data": "other data", "pairs": "other training pairs"}
 _HASHED |= {"start": "other weights to start from", "teacher": "another teacher"}
@@ -68,7 +70,24 @@ def difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
     return ""
 
 
-def split_summary(split: Split) -> dict[str, Any]:
-    """Return a split's summary, with the number of test pairs that are training pairs as well."""
-    trained = set(map(pair_hash, split.train))
+def trained_before(settings: TrainSettings) -> set[str]:
+    """Return the hashes of the pairs that what a run starts from was trained on.
+
+    Raises:
+        ValueError: As `trained_pairs`.
+    """
+    names = [settings.init, None if settings.is_from_scratch else settings.model]
+    if settings.init_student_from_teacher:
+        names.append(settings.teacher)
+    return set[str]().union(*(trained_pairs(name) for name in names if name is not None))
+
+
+def split_summary(split: Split, before: set[str]) -> dict[str, Any]:
+    """Return a split's summary, with the number of test pairs that the model was trained on.
+
+    Args:
+        split: What it is trained on now.
+        before: From `trained_before`.
+    """
+    trained = before.union(map(pair_hash, split.train))
     return {**split.summary, "trained_on": sum(pair_hash(pair) in trained for pair in split.test)}

@@ -21,8 +21,9 @@ from .before import (
 )
 from .checkpoint import Checkpoints, Stage
 from .corpus import read_corpus, split_corpus
+from .lock import held
 from .output import save_metrics, save_model
-from .record import data_hash, library_versions, run_identity, split_summary
+from .record import data_hash, library_versions, run_identity, split_summary, trained_before
 from .run import JobInterrupted, TrainingInterrupted, TrainingRun
 from .settings import TrainSettings
 
@@ -46,7 +47,7 @@ def run_simcse(settings: TrainSettings, *, progress: bool = True) -> dict[str, A
         TrainingDivergedError: As in `train_encoder`; nothing is written.
         JobInterrupted: Ctrl-C; the weights of the last whole epoch are written.
     """
-    with ranks.joined():
+    with ranks.joined(), held(settings.output):
         return _run(settings, progress and ranks.is_first())
 
 
@@ -60,6 +61,7 @@ def _run(settings: TrainSettings, progress: bool) -> dict[str, Any]:
         return split_corpus(*read_corpus(settings, progress=progress), settings).split
 
     split = ranks.from_first(read)
+    before = trained_before(settings)  # its folder may be the one to replace
     with told_cure("--model"):
         model, _ = load_encoder(settings.model or simcse.SIMCSE_MODEL)
     given: dict[str, Any] = {
@@ -117,7 +119,7 @@ def _run(settings: TrainSettings, progress: bool) -> dict[str, Any]:
     report = {
         "queries": len(queries),
         "ranks": together,
-        "split": split_summary(split),
+        "split": split_summary(split, before),
         "training": {"simcse": run.summary()},
         "seconds": {**seconds, "training": run.seconds, "total": time.perf_counter() - begin},
         **told,

@@ -6,6 +6,7 @@ import math
 import tempfile
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,7 @@ from accelerate.data_loader import prepare_data_loader
 from sentence_transformers import SentenceTransformerTrainingArguments
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback
+from transformers.utils.import_utils import is_torch_tf32_available
 
 from ..encoders.load import is_static
 from ..sentence_transformers import SoftInfoNCELoss
@@ -86,6 +88,7 @@ def train_encoder(
         )
         trainer.remove_callback(PrinterCallback)  # it prints to stdout
         trainer.stage, trainer.keeper = stage, keeper
+        trainer.uses_tf32 = settings.precision == "tf32"
         try:
             with stop:
                 trainer.train(resume_from_checkpoint=str(found.folder) if found else None)
@@ -103,8 +106,11 @@ def train_encoder(
 def _arguments(
     settings: TrainSettings, folder: str, rows: int, stage: Stage | None = None, *, static: bool
 ) -> SentenceTransformerTrainingArguments:
-    if settings.precision == "tf32" and not torch.cuda.is_available():
-        raise ValueError("precision tf32 needs an NVIDIA GPU, got none; bf16 and fp32 need none")
+    if settings.precision == "tf32" and not is_torch_tf32_available():
+        raise ValueError(
+            "precision tf32 needs an NVIDIA GPU of compute capability 8.0 or more, got none; bf16 "
+            "and fp32 need none"
+        )
     assert settings.batch_size is not None and settings.epochs is not None
     assert settings.learning_rate is not None and settings.seed is not None
     together = ranks.count()
@@ -137,7 +143,6 @@ def _arguments(
         # Without it the library takes bf16, and ranks, for a wish that only a GPU can meet.
         use_cpu=(settings.precision == "bf16" or together > 1)
         and not torch.accelerator.is_available(),
-        tf32=True if settings.precision == "tf32" else None,
         # Adam's steps do not depend on the gradient's length; a static encoder needs no guard.
         max_grad_norm=0.0 if static else 1.0,
         logging_steps=1,
@@ -160,6 +165,8 @@ def _arguments(
 
 class _Trainer(CheckpointTrainer):
     """Stops at a loss that is not finite, logs what the loss counts, shares batches among ranks."""
+
+    uses_tf32 = False
 
     def __init__(self, batch_size: int, **options: Any) -> None:
         super().__init__(**options)
@@ -198,7 +205,9 @@ class _Trainer(CheckpointTrainer):
         """Leave out the generated model card; ours says what was measured."""
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        loss = super().training_step(*args, **kwargs)
+        # Of the whole process: transformers' own tf32 would outlast the step, and validate in it.
+        with torch.backends.flags("tf32") if self.uses_tf32 else nullcontext():
+            loss = super().training_step(*args, **kwargs)
         if not math.isfinite(float(loss)):
             step, total = self.state.global_step + 1, self.state.max_steps
             raise TrainingDivergedError(
