@@ -39,3 +39,4 @@ trainer.train()
 checksum = float(sum(weight.double().sum() for weight in model.parameters()))
 mean = trainer.state.log_history[-1]["train_loss"]
 print(f"rank {os.environ['RANK']}: loss {mean:.3f}, weights sum to {checksum:.6f}")
+torch.distributed.destroy_process_group()  # left alive, it may abort the process at its end

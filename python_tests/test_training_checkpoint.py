@@ -580,7 +580,8 @@ def test_the_best_epoch_of_before_the_kill_is_ranked(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its vectors are not those of the best epoch since."""
-    options, scores, weigh = {**options_of("bert", folder), "epochs": 4}, [], job.hybrid_weight_of
+    options = {**options_of("bert", folder), "epochs": 4, "learning_rate": 3e-3}
+    scores, weigh = [], job.hybrid_weight_of
 
     def seen(systems: Any, task: Any) -> float:
         scores.append(torch.cat([torch.as_tensor(b) for b in systems.dense_blocks(task.queries)]))

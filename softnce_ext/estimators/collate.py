@@ -110,8 +110,8 @@ def check_labels(columns: Sequence[Mapping[str, Any]], labels: Tensor | None, si
     # Of bool a table would take rows as by a mask.
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(
-            "label (the trainer takes labels, score and scores for it too) must hold int row "
-            f"numbers for the teacher's table, got {labels.dtype}"
+            "label must hold int row numbers for the teacher's table (the trainer takes labels, "
+            f"score and scores for it too), got {labels.dtype}"
         )
     further = len(columns) - 2 if sides > 1 else 0
     numbers = list(labels.shape[1:])
