@@ -74,7 +74,7 @@ def test_a_string_that_is_part_of_a_statement_stays() -> None:
     assert undocumented_python(python_2) == python_2
 
 
-@pytest.mark.parametrize("quotes", ['""', '"""a"""', "'", "'''a\ndef f(): "])
+@pytest.mark.parametrize("quotes", ['""', '"""a"""', "'", "'''a\ndef f(): ", '\\"', "a\\'" * 5])
 def test_quotes_without_end_take_no_longer_than_their_length(quotes: str) -> None:
     """Read in two ways, 3,000 of them would never end."""
     code = "def f():\n    " + quotes * 3000 + "x\n    print 1"

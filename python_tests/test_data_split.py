@@ -57,6 +57,16 @@ def test_many_packages_are_placed_by_thresholds_on_a_hash_of_their_names(seed: i
     assert split.summary["rule"] == "by package, allotted by a hash of seed and name"
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_many_packages_that_would_leave_too_little_are_taken_by_their_rows(seed: int) -> None:
+    sizes = [int(1.4**each) for each in range(22)]
+    pairs = [pair(f"p{each}", number) for each, size in enumerate(sizes) for number in range(size)]
+    split = split_by_package(pairs, seed=seed)
+    assert min(split.summary[name]["rows"] for name in ("valid", "test")) >= 0.05 * len(pairs)
+    parts = [names(part) for part in split.parts().values()]
+    assert split.summary["unit"] == "package" and sum(map(len, parts)) == len(set.union(*parts))
+
+
 def test_split_depends_on_seed_alone_not_on_order_or_on_other_packages() -> None:
     pairs = corpus(60)
     split = split_by_package(pairs, max_train=6, max_held_out=3)

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from softnce_ext.bm25 import BM25, TokenIds
+from softnce_ext.distributed import alone
 from softnce_ext.estimators.bm25 import InBatchBM25, own_token_ids, special_ids, token_ids
 from softnce_ext.estimators.duplicates import count_masked, duplicate_groups, fingerprints
+from softnce_ext.sentence_transformers.batch import gathered_features
 
 TEXTS = [[5, 6, 7], [6, 6], [8], [5, 9, 9, 10]]
 
@@ -230,3 +232,16 @@ def test_masked_pairs_are_counted_like_a_double_loop() -> None:
     pairs = sum(query[i] == code[j] for i, j in product(range(20), range(40)) if i != j)
     assert pairs > 0
     assert count_masked(query, code) == pairs
+
+
+def test_ranks_are_sent_no_prompt_for_each_may_have_another() -> None:
+    prompted = [padded([[20, i, *text] for text in TEXTS], begin=0, end=2, pad=1) for i in (21, 22)]
+    for column in prompted:
+        column["prompt_length"] = 3
+    (plain,) = gathered_features([padded(TEXTS, begin=0, end=2, pad=1)], alone(4))
+    for gathered in gathered_features(prompted, alone(4)):
+        own = own_token_ids(gathered)
+        wanted = [[*text, 2] for text in TEXTS]
+        assert own.ids.tolist() == [token for text in wanted for token in text]
+        # The mark of a text's begin is special; whether it is sent makes no difference.
+        assert np.array_equal(InBatchBM25([0, 2])([gathered, {}]), InBatchBM25([0, 2])([plain, {}]))

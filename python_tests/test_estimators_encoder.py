@@ -443,15 +443,22 @@ def test_a_live_teacher_reads_a_prompt_that_is_its_own_alone(student: Any, name:
     asked = [student.preprocess(texts[side], prompt=prompts[side]) for side in texts]
     plain = [student.preprocess(texts[side]) for side in texts]
     estimator(plain)
-    with pytest.raises(ValueError, match=r"prompt for a query must be .* got 0 tokens .* and 3 in"):
+    with pytest.raises(
+        ValueError, match=r"prompt for a query must be .* got one of 0 tokens .* of 3 in"
+    ):
         estimator(asked)
     student = copy.deepcopy(student)
     for model in (teacher, student):
         model.prompts = {"query": prompts["query"], name: prompts["code"]}
     estimator = TeacherEstimator(teacher)
     estimator.attach(student, temperature=1.0)
-    with pytest.raises(ValueError, match=r"must be .* got 3 tokens of its own and 0 in the batch"):
+    with pytest.raises(
+        ValueError, match=r"must be .* got one of 3 tokens of its own and one of 0 in"
+    ):
         estimator(plain)
+    other = [student.preprocess(texts[side], prompt="write the ") for side in texts]
+    with pytest.raises(ValueError, match=r"must be .* got one of 3 tokens of its own and one of 3"):
+        estimator(other)
     wanted = teacher.encode_query(texts["query"]), teacher.encode_document(texts["code"])
     for vectors, each in zip(estimator(asked), wanted, strict=True):
         torch.testing.assert_close(vectors, torch.from_numpy(each), rtol=0, atol=2e-6)

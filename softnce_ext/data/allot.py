@@ -61,9 +61,10 @@ _UNITS: tuple[tuple[str, Callable[[Pair], str], int], ...] = (
 def allot(pairs: Sequence[Pair], seed: int, cap: int | None) -> Allotted:
     """Return the part of each unit of pairs.
 
-    20 packages or more are placed by the hash of their names alone. Other units are taken in the
-    order of that hash until valid and test have about their share of the rows; if one of them gets
-    less than 5 %, a finer unit is tried.
+    20 packages or more are placed by the hash of their names alone. Other units, and packages that
+    would leave valid or test less than 5 % of the rows so, are taken in the order of that hash
+    until valid and test have about their share of the rows; if one of them still gets less than
+    5 %, a finer unit is tried.
 
     Args:
         pairs: The pairs.
@@ -74,14 +75,14 @@ def allot(pairs: Sequence[Pair], seed: int, cap: int | None) -> Allotted:
         rows = {name: min(n, cap or n) for name, n in Counter(map(unit_of, pairs)).items()}
         if len(rows) < least:
             continue
-        if unit == "package" and len(rows) >= FEW_UNITS:
-            return Allotted(unit, unit_of, _by_threshold(rows, seed), by_rows=False)
-        parts = _by_rows(rows, seed)
-        held = Counter[str]()
-        for name, part in parts.items():
-            held[part] += rows[name]
-        if min(held["valid"], held["test"]) >= LEAST_SHARE * sum(rows.values()):
-            break
+        is_many = unit == "package" and len(rows) >= FEW_UNITS
+        for by_rows in (False, True) if is_many else (True,):
+            parts = (_by_rows if by_rows else _by_threshold)(rows, seed)
+            held = Counter[str]()
+            for name, part in parts.items():
+                held[part] += rows[name]
+            if min(held["valid"], held["test"]) >= LEAST_SHARE * sum(rows.values()):
+                return Allotted(unit, unit_of, parts, by_rows)
     return Allotted(unit, unit_of, parts)
 
 

@@ -19,7 +19,8 @@ _STRING = (
     r'"(?!"")(?:[^"\\\n]|\\.)*"|' + r"'(?!'')(?:[^'\\\n]|\\.)*')"
 )
 _PYTHON = re.compile(
-    rf"(?P<string>{_STRING}|(?:\"\"\"|''').*)"  # what is never closed reaches to the end
+    # What is never closed reaches to the end: of the line, or of the text.
+    rf"(?P<string>{_STRING}|(?:\"\"\"|''').*|[\"'][^\n]*)"
     r"|(?P<comment>#[^\n]*)|(?P<open>[(\[{])|(?P<close>[)\]}])|(?P<colon>:)|(?P<word>\w+)",
     re.DOTALL,
 )

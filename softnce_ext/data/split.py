@@ -57,13 +57,14 @@ def split_by_package(
     """Split pairs by package, and drop from valid and test what train has shown already.
 
     A hash of seed and package name allots 70 % of the packages to train, 10 % to valid and 20 %
-    to test. Fewer than 20 packages are taken in the order of that hash until valid and test have
-    10 % and 20 % of the rows; the largest goes to train. One or two packages, and those that leave
-    valid or test less than 5 % of the rows, are split by folder (of ten or more), else by file,
-    else by function. Rows whose files name a partition keep it, untouched, where both train and a
-    held-out part are named; a missing valid takes about 1/8 of the rows of train, a missing test
-    2/3 of those of valid, in whole packages where they come near it, else folders, files or
-    functions. The held-out rows among them whose code stands in train are kept and counted.
+    to test. Fewer than 20 packages, and those that would leave valid or test less than 5 % of the
+    rows so, are taken in the order of that hash until valid and test have 10 % and 20 % of the
+    rows; the largest goes to train. One or two packages, and those that leave too few rows this way
+    too, are split by folder (of ten or more), else by file, else by function. Rows whose files name
+    a partition keep it, untouched, where both train and a held-out part are named; a missing valid
+    takes about 1/8 of the rows of train, a missing test 2/3 of those of valid, in whole packages
+    where they come near it, else folders, files or functions. The held-out rows among them whose
+    code stands in train are kept and counted.
 
     Dropped from valid and test: rows whose code nearly stands in train (Jaccard similarity of 0.7
     and more), and rows whose query or whole code stands in train or earlier among the held-out.

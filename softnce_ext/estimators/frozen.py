@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..encoders.load import is_static
 from .alike import other_reading
-from .bm25 import prompt_length
+from .bm25 import prompt_length, token_ids
 from .cache import model_hash
 from .collate import model_features
 
@@ -34,7 +34,7 @@ class FrozenEncoder:
         self.model = model.eval().requires_grad_(False)
         self.student: Any = None
         self._other_reading: str | None = None  # than the student's; None: not compared yet
-        self._prompt_lengths: dict[str, int] = {}  # in tokens, by task
+        self._prompts: dict[str, list[int]] = {}  # token ids, by task
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenEncoder:
         return self  # it never changes
@@ -119,20 +119,23 @@ class FrozenEncoder:
         return self._forward(model_features(features))
 
     def _check_prompt(self, features: Mapping[str, Any], side: str) -> None:
-        """Hold the trainer's prompt, which is in the batch, against the model's own, by length."""
-        given, task = prompt_length(features) or 0, TASKS[side]
-        if task not in self._prompt_lengths:
+        """Hold the trainer's prompt, which is in the batch, against the model's own.
+
+        By their tokens but for the last, which may be one with a text's first.
+        """
+        given, task = _prompt_of(features), TASKS[side]
+        if task not in self._prompts:
             names = [name for name in _PROMPTS[side] if name in self.model.prompts]
             prompt = self.model.prompts.get((*names, self.model.default_prompt_name)[0])
             own = self.model.preprocess(["a"], prompt=prompt, task=task) if prompt else {}
-            self._prompt_lengths[task] = prompt_length(own) or 0
-        wanted = self._prompt_lengths[task]
-        if given != wanted:
+            self._prompts[task] = _prompt_of(own)
+        wanted = self._prompts[task]
+        if len(given) != len(wanted) or given[:-1] != wanted[:-1]:
             raise ValueError(
                 f"the teacher's prompt for a {task} must be the one the trainer puts before the "
-                f"{side} texts, got {wanted} tokens of its own and {given} in the batch: give both "
-                f'the same (teacher.prompts["{task}"]), make its table with `cache`, or carry the '
-                "texts with RowCollator(texts=True)"
+                f"{side} texts, got one of {len(wanted)} tokens of its own and one of {len(given)} "
+                f'in the batch: give both the same (teacher.prompts["{task}"]), make its table '
+                "with `cache`, or carry the texts with RowCollator(texts=True)"
             )
 
     def _forward(self, features: Mapping[str, Any]) -> Tensor:
@@ -149,6 +152,12 @@ class FrozenEncoder:
         if not torch.amp.is_autocast_available(kind):
             return nullcontext()
         return torch.autocast(kind, enabled=False)
+
+
+def _prompt_of(features: Mapping[str, Any]) -> list[int]:
+    """Return the first text's tokens up to the end of the prompt, none where there is none."""
+    length = prompt_length(features)
+    return token_ids(features).ids[:length].tolist() if length else []
 
 
 @contextmanager

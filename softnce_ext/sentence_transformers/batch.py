@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..distributed import Peers, gather, gather_texts
-from ..estimators.bm25 import PROMPT_LENGTH, token_ids
+from ..estimators.bm25 import PROMPT_LENGTH, own_token_ids, token_ids
 from ..estimators.collate import ROW, TEXT
 from ..estimators.duplicates import Array, count_masked, duplicate_groups, fingerprints
 from ..estimators.similarity import Groups, Similarity
@@ -107,7 +107,9 @@ def gathered_features(columns: Sequence[dict[str, Any]], peers: Peers) -> list[d
     """Return all ranks' token ids, as a static encoder has them, their row numbers and texts."""
     found = []
     for column in columns:
-        device, texts = device_of(column), token_ids(column)
+        # A rank may hold another data set, of another prompt. Static encoders' is told of all rows.
+        is_static = "offsets" in column
+        device, texts = device_of(column), (token_ids if is_static else own_token_ids)(column)
         lengths = peers.gather(torch.from_numpy(np.diff(texts.offsets)).to(device))
         tokens = tuple(int(part.sum()) for part in torch.split(lengths, list(peers.sizes)))
         ids = torch.from_numpy(texts.ids.astype(np.int32)).to(device)  # half as much to send
@@ -115,8 +117,8 @@ def gathered_features(columns: Sequence[dict[str, Any]], peers: Peers) -> list[d
             "input_ids": gather(ids, Peers(tokens, peers.rank)).long(),
             "offsets": lengths.cumsum(0) - lengths,
         }
-        if "offsets" not in column:  # else, as before, it is told from the texts
-            gathered[PROMPT_LENGTH] = column.get(PROMPT_LENGTH, 0)
+        if not is_static:
+            gathered[PROMPT_LENGTH] = 0
         if ROW in column:
             gathered[ROW] = peers.gather(column[ROW])
         if TEXT in column:

@@ -67,6 +67,7 @@ def _locked(file: Path) -> int:
                 file.unlink()
             raise
         # Who held it before may have removed it meanwhile: nobody else would find this one.
-        if file.exists() and os.path.samestat(os.fstat(descriptor), os.stat(file)):
-            return descriptor
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(file)):
+                return descriptor
         os.close(descriptor)

@@ -64,9 +64,10 @@ def _stays(place: Path) -> str:
     """Return in words why a folder keeps its name or is wanted under it; "" where it need not."""
     if os.path.ismount(place):
         return "is a mount point"
-    here = Path.cwd()
-    if here.is_relative_to(place):
-        return "is the current folder" if here == place else "holds the current folder"
+    with suppress(FileNotFoundError):  # the current folder was deleted
+        here = Path.cwd()
+        if here.is_relative_to(place):
+            return "is the current folder" if here == place else "holds the current folder"
     return ""
 
 
