@@ -355,7 +355,7 @@ def their_tests() -> str:
     lines = [[way, *(str(len(found[way][kind])) for kind in kinds)] for way in ways]
     foot = (
         f"Tests of sentence-transformers {found['tests']} that make one of its multiple-negatives "
-        "losses."
+        f"losses, with {found['installed']} installed."
     )
     last = f"{where(data)}; `python benchmarks/check_sentence_transformers.py`."
     return "\n".join([*table(["ours with", *kinds], lines), "", foot, last])
